@@ -1,0 +1,240 @@
+"""The layouts of preference data: from one row of a file to one `PreferencePair`.
+
+A layout is known by its columns. Each function here takes a row and where it stands, and either
+gives a pair or raises `DataError` with that place, the field and the mend. Files, counting and
+dropping are the readers' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn, cast, get_args
+
+from judging.errors import DataError
+from judging.records import Letter, Message, Order, PreferencePair, pair_uid
+from judging.rendered import RenderedPromptError, parse_rendered
+from judging.traces import parse_trace
+
+Row = Mapping[str, Any]
+
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    name: str
+    columns: frozenset[str]  # those that must be there
+    # From row, place and default source; None for a trace without a clear verdict, since then
+    # nothing says which answer is preferred.
+    read: Callable[[Row, str, str], PreferencePair | None]
+
+
+def detect_layout(row: Row, place: str) -> Layout:
+    """The layout that a file's first row shows.
+
+    Raises:
+        DataError: no layout has these columns; names them and the layouts known.
+    """
+    for layout in LAYOUTS:
+        if layout.columns <= row.keys():
+            return layout
+    known = "; ".join(f"{layout.name} ({', '.join(sorted(layout.columns))})" for layout in LAYOUTS)
+    raise DataError(
+        f"{place}: unknown layout with the columns {', '.join(sorted(row)) or '(none)'}; known are"
+        f" {known}: rename the columns to one of these"
+    )
+
+
+def _read_rmb(row: Row, place: str, source: str) -> PreferencePair:
+    conversation = _messages(row["conversation_input"], place, "conversation_input")
+    return _pair(
+        conversation,
+        _answer(row["chosen"], place, "chosen"),
+        _answer(row["reject"], place, "reject"),
+        place,
+        source=source,
+        category=_optional_text(row, "category_path", place),
+    )
+
+
+def _answer(value: Any, place: str, name: str) -> str:
+    if not isinstance(value, Mapping):
+        _refuse(place, name, "an object with the field answer", value)
+    return _text(value.get("answer"), place, f"{name}.answer")
+
+
+def _read_rm_r1(row: Row, place: str, source: str) -> PreferencePair | None:
+    """RM-R1's rows: a rendered prompt, and a label or a trace that ends in the verdict."""
+    messages = _messages(row["context_messages"], place, "context_messages")
+    winner = _text(row["winner"], place, "winner")
+    labels: dict[str, Letter] = {"model_a": "A", "model_b": "B"}
+    is_trace = "<" in winner or "\n" in winner
+    if not is_trace and winner not in labels:
+        raise DataError(
+            f"{place}: winner is {winner!r}, not model_a or model_b (nor a trace that ends in a"
+            " verdict): mend or remove the row"
+        )
+    letter = parse_trace(winner).verdict.letter if is_trace else labels[winner]
+    if letter is None:
+        return None
+    users = [message.content for message in messages if message.role == "user"]
+    try:
+        rendered = parse_rendered(users[-1] if users else "")
+    except RenderedPromptError as error:
+        raise DataError(f"{place}: context_messages: {error}: mend or remove the row") from error
+    answers = (rendered.answer_a, rendered.answer_b)
+    chosen, rejected = answers if letter == "A" else answers[::-1]
+    return _pair(
+        rendered.conversation,
+        chosen,
+        rejected,
+        place,
+        source=source,
+        trace=winner if is_trace else None,
+        trace_order=("chosen_first" if letter == "A" else "rejected_first") if is_trace else None,
+    )
+
+
+def _read_chosen_rejected(row: Row, place: str, source: str) -> PreferencePair:
+    """Answers as text with a prompt, or as message lists that differ in their last turn only."""
+    prompt = _prompt(row.get("prompt"), place)
+    if isinstance(row["chosen"], str):
+        if not prompt:
+            raise DataError(
+                f"{place}: chosen is text, so a column prompt with the conversation is needed:"
+                " add it, or give chosen and rejected as message lists"
+            )
+        conversation = prompt
+        chosen = row["chosen"]
+        rejected = _text(row["rejected"], place, "rejected")
+    else:
+        conversation, chosen = _last_turn(row["chosen"], place, "chosen")
+        other, rejected = _last_turn(row["rejected"], place, "rejected")
+        if conversation != other:
+            raise DataError(
+                f"{place}: chosen and rejected differ before their last turn; a pair is two"
+                " answers to one conversation: cut both lists after the first turn that differs"
+            )
+        if not _holds_prompt(conversation, row.get("prompt"), prompt):
+            conversation = (*prompt, *conversation)
+    order = row.get("trace_order")
+    if order is not None and order not in get_args(Order):
+        _refuse(place, "trace_order", " or ".join(get_args(Order)), order)
+    return _pair(
+        conversation,
+        chosen,
+        rejected,
+        place,
+        source=_optional_text(row, "source", place) or source,
+        category=_optional_text(row, "category", place),
+        trace=_optional_text(row, "trace", place) or None,
+        trace_order=cast("Order | None", order),
+    )
+
+
+def _prompt(value: Any, place: str) -> tuple[Message, ...]:
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (Message("user", _text(value, place, "prompt")),)
+    return _messages(value, place, "prompt")
+
+
+def _holds_prompt(conversation: Sequence[Message], value: Any, prompt: Sequence[Message]) -> bool:
+    """Whether the message lists repeat the prompt column, as UltraFeedback's do."""
+    if isinstance(value, str):
+        return any(turn.role == "user" for turn in conversation)
+    return tuple(conversation[: len(prompt)]) == tuple(prompt)
+
+
+def _last_turn(value: Any, place: str, name: str) -> tuple[tuple[Message, ...], str]:
+    messages = _messages(value, place, name)
+    if not messages or messages[-1].role != "assistant":
+        raise DataError(
+            f"{place}: {name} does not end with an assistant turn, which is the answer to judge:"
+            " mend or remove the row"
+        )
+    return messages[:-1], messages[-1].content
+
+
+def _messages(value: Any, place: str, name: str) -> tuple[Message, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        _refuse(place, name, "a list of messages", value)
+    messages = []
+    for index, item in enumerate(value):
+        where = f"{name}[{index}]"
+        if not isinstance(item, Mapping):
+            _refuse(place, where, "an object with role and content", item)
+        role = item.get("role")
+        if role not in _ROLES:
+            _refuse(place, f"{where}.role", "system, user or assistant", role)
+        messages.append(Message(role, _text(item.get("content"), place, f"{where}.content")))
+    return tuple(messages)
+
+
+def _text(value: Any, place: str, name: str) -> str:
+    if not isinstance(value, str):
+        _refuse(place, name, "text", value)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{place}: {name} holds half of a surrogate pair at character {error.start}, which no"
+            " tokenizer can read: mend or remove the row"
+        ) from error
+    return value
+
+
+def _optional_text(row: Row, name: str, place: str) -> str:
+    value = row.get(name)
+    return "" if value is None else _text(value, place, name)
+
+
+def _refuse(place: str, name: str, expected: str, value: Any) -> NoReturn:
+    shown = repr(value) if isinstance(value, str) and len(value) <= 40 else type(value).__name__
+    found = "missing or null" if value is None else shown
+    raise DataError(f"{place}: {name} must be {expected}, it is {found}: mend or remove the row")
+
+
+def _pair(
+    conversation: tuple[Message, ...],
+    chosen: str,
+    rejected: str,
+    place: str,
+    *,
+    source: str,
+    category: str = "",
+    trace: str | None = None,
+    trace_order: Order | None = None,
+) -> PreferencePair:
+    if not conversation or conversation[-1].role != "user":
+        raise DataError(
+            f"{place}: the conversation does not end with a user turn, so there is nothing that"
+            " the answers reply to: mend or remove the row"
+        )
+    if (trace is None) != (trace_order is None):
+        raise DataError(
+            f"{place}: trace and trace_order go together, only one is given: add the other"
+        )
+    return PreferencePair(
+        uid=pair_uid(conversation, chosen, rejected),
+        conversation=conversation,
+        chosen=chosen,
+        rejected=rejected,
+        source=source,
+        category=category,
+        trace=trace,
+        trace_order=trace_order,
+    )
+
+
+LAYOUTS = (
+    Layout("RMB", frozenset({"conversation_input", "chosen", "reject"}), _read_rmb),
+    Layout("RM-R1", frozenset({"context_messages", "winner"}), _read_rm_r1),
+    Layout(
+        "chosen/rejected, as text with prompt or as message lists",
+        frozenset({"chosen", "rejected"}),
+        _read_chosen_rejected,
+    ),
+)

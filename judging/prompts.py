@@ -1,0 +1,242 @@
+"""How a presentation becomes a prompt: Jinja templates, chat messages and token ids.
+
+Owns the built-in templates (`judging/templates/`), the loading and checking of a user's own, and
+the one place where a prompt is tokenised. A template sees the conversation and the two answers in
+the order shown, and nothing that tells which one is preferred.
+
+A template is one file with a block `user` and, if it likes, a block `system`. It may extend a
+built-in one and replace a block. Its variables:
+
+- `question`: the client's text, or none when the conversation has more than that one turn;
+- `answer_a`, `answer_b`: the two answers in the order shown;
+- `conversation`: the turns before the answers, each with `role` and `content`;
+- `conversation_a`, `conversation_b`: conversation and answer as speaker-labelled lines.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol, cast
+
+from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined, Template, TemplateSyntaxError
+from jinja2.exceptions import TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from judging.errors import ConfigurationError, DataError
+from judging.presentation import both_orders
+from judging.records import JudgePrompt, Letter, Message, PreferencePair, Presentation
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+# What a template, as a small program of its user, can raise while it runs.
+_TEMPLATE_ERRORS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    RecursionError,
+    OSError,
+)
+
+
+class ChatTokenizer(Protocol):
+    """The part of a Hugging Face tokenizer that is used here."""
+
+    @property
+    def chat_template(self) -> object: ...
+
+    def apply_chat_template(
+        self,
+        conversation: list[dict[str, str]],
+        /,
+        *,
+        add_generation_prompt: bool,
+        tokenize: bool,
+        return_dict: bool,
+    ) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTemplate:
+    """A checked template; made by `load_template`."""
+
+    name: str
+    template: Template = field(repr=False)
+
+    def render(self, presentation: Presentation) -> tuple[Message, ...]:
+        """The chat messages: a system message, if the template has one, and a user message.
+
+        Raises:
+            ConfigurationError: the template fails on this presentation; names file and line.
+        """
+        context = self.template.new_context(_variables(presentation))
+        try:
+            # Runs what stands outside the blocks too: parents, macros and variables.
+            deque(self.template.root_render_func(context), maxlen=0)
+            texts = {
+                role: "".join(context.blocks[role][0](context)).strip()
+                for role in ("system", "user")
+                if role in context.blocks
+            }
+        except _TEMPLATE_ERRORS as error:
+            raise ConfigurationError(
+                f"{_place_in_template(error, self.name)}: the prompt template fails: {error};"
+                " mend the template"
+            ) from error
+        if not texts.get("user"):
+            raise ConfigurationError(
+                f"{self.name}: the prompt template has no user message: put its text between"
+                " {% block user %} and {% endblock %}"
+            )
+        system = (Message("system", texts["system"]),) if texts.get("system") else ()
+        return (*system, Message("user", texts["user"]))
+
+
+def load_template(family_or_path: str) -> PromptTemplate:
+    """A built-in template by its family's name, or a user's own Jinja file.
+
+    It is tried on two samples, with one turn and with several, so that a fault shows here and not
+    in the middle of a run.
+
+    Raises:
+        ConfigurationError: no such family or file, or a template that fails or leaves out an
+            answer.
+    """
+    families = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+    is_family = family_or_path in families
+    path = TEMPLATES / f"{family_or_path}.jinja" if is_family else Path(family_or_path)
+    if not path.is_file():
+        near = get_close_matches(family_or_path, families, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigurationError(
+            f"prompt template {family_or_path!r} is neither a family nor a file{hint}: use one of"
+            f" {', '.join(families)} or the path of a Jinja file"
+        )
+    environment = ImmutableSandboxedEnvironment(
+        loader=ChoiceLoader([FileSystemLoader(path.parent), FileSystemLoader(TEMPLATES)]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    try:
+        loaded = environment.get_template(path.name)
+    except TemplateSyntaxError as error:
+        raise ConfigurationError(
+            f"{error.filename or path}:{error.lineno}: the prompt template is not valid Jinja:"
+            f" {error.message}; mend the template"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: the prompt template is not UTF-8: {error}") from error
+    template = PromptTemplate(family_or_path if is_family else str(path), loaded)
+    _try_out(template)
+    return template
+
+
+def tokenize_prompt(
+    presentation: Presentation, messages: Sequence[Message], tokenizer: ChatTokenizer
+) -> JudgePrompt:
+    """Apply the chat template once; its token ids are what the engine and the learner are given.
+
+    The chat template writes every special token, so nothing is added to them.
+
+    Raises:
+        ConfigurationError: the tokenizer has no chat template, or it refuses these roles.
+        DataError: the prompt has no tokens.
+    """
+    if not tokenizer.chat_template:
+        raise ConfigurationError(
+            "the model's tokenizer has no chat template: put a chat_template.jinja into its folder"
+            " or take the instruction-tuned version of the model"
+        )
+    try:
+        token_ids = tokenizer.apply_chat_template(
+            [{"role": message.role, "content": message.content} for message in messages],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+        )
+    except TemplateError as error:
+        roles = ", ".join(message.role for message in messages)
+        raise ConfigurationError(
+            f"the model's chat template refuses the messages ({roles}): {error}; choose a prompt"
+            " template without a system message, such as reasoning"
+        ) from error
+    if not token_ids:
+        raise DataError(
+            f"the prompt of {presentation.uid} ({presentation.pair.source or 'unknown source'}) has"
+            " no tokens: the model's chat template drops its messages"
+        )
+    return JudgePrompt(presentation, tuple(messages), tuple(cast(Iterable[int], token_ids)))
+
+
+def drop_overlong(prompts: Iterable[JudgePrompt], max_tokens: int) -> tuple[list[JudgePrompt], int]:
+    """Leave out every pair that has a prompt of more than `max_tokens` tokens.
+
+    A pair goes as a whole, so that no pair is judged in one order only.
+
+    Returns:
+        The kept prompts in their order, and the number of pairs left out.
+    """
+    prompts = list(prompts)
+    overlong = {
+        prompt.presentation.pair.uid for prompt in prompts if len(prompt.token_ids) > max_tokens
+    }
+    kept = [prompt for prompt in prompts if prompt.presentation.pair.uid not in overlong]
+    return kept, len(overlong)
+
+
+def _variables(presentation: Presentation) -> dict[str, object]:
+    conversation = presentation.pair.conversation
+    is_single_turn = len(conversation) == 1
+    return {
+        "question": conversation[0].content if is_single_turn else None,
+        "conversation": conversation,
+        "answer_a": presentation.answer_a,
+        "answer_b": presentation.answer_b,
+        "conversation_a": _labelled(conversation, presentation.answer_a, "A"),
+        "conversation_b": _labelled(conversation, presentation.answer_b, "B"),
+    }
+
+
+def _labelled(conversation: Sequence[Message], answer: str, letter: Letter) -> str:
+    speakers = {"system": "System", "user": "User", "assistant": f"Chatbot {letter}"}
+    turns = (*conversation, Message("assistant", answer))
+    return "\n".join(f"{speakers[turn.role]}: {turn.content}" for turn in turns)
+
+
+def _place_in_template(error: Exception, name: str) -> str:
+    """File and line of the innermost template frame that the error passed through."""
+    if isinstance(error, TemplateSyntaxError):
+        return f"{error.filename or name}:{error.lineno}"
+    place = name
+    trace = error.__traceback__
+    while trace is not None:
+        template = trace.tb_frame.f_globals.get("__jinja_template__")
+        if isinstance(template, Template):
+            line = template.get_corresponding_lineno(trace.tb_lineno)
+            place = f"{template.filename or name}:{line}"
+        trace = trace.tb_next
+    return place
+
+
+def _try_out(template: PromptTemplate) -> None:
+    question = Message("user", "What is 2 + 2?")
+    earlier = (Message("user", "Hello."), Message("assistant", "Hello, how can I help?"))
+    answers = ("104729", "1299709")
+    for conversation in ((question,), (*earlier, question)):
+        pair = PreferencePair("sample", conversation, *answers)
+        for shown in both_orders(pair):
+            text = "\n".join(message.content for message in template.render(shown))
+            for name, answer in (("answer_a", shown.answer_a), ("answer_b", shown.answer_b)):
+                if answer not in text:
+                    turns = "one turn" if len(conversation) == 1 else "several turns"
+                    raise ConfigurationError(
+                        f"{template.name}: the prompt template does not show {name} for a"
+                        f" conversation of {turns}: put {{{{ {name} }}}} into it"
+                    )
