@@ -1,0 +1,1 @@
+"""How well a judge judges: both-order accuracy, consistency and position bias."""
