@@ -1,0 +1,1 @@
+"""The mathematics and the trainer, without Ray: advantages, objectives, packing, DeepSpeed."""

@@ -1,0 +1,70 @@
+"""The trained model: a Hugging Face causal language model that scores completion tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from learning import attention
+from learning.openrlhf_import import Actor, log_probs_from_logits
+from learning.packing import MicroBatch
+from learning.settings import Dtype
+
+TORCH_DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class Policy(Actor):
+    """OpenRLHF's actor, with a forward pass that computes logits for completion tokens alone.
+
+    OpenRLHF's own forward pass builds float32 logits for the prompt too, which at a vocabulary of
+    150,000 is most of the memory of a step (docs/decisions/0003).
+    """
+
+    def __init__(self, model: torch.nn.Module, temperature: float) -> None:
+        super().__init__(model, temperature=temperature)
+
+    def forward(self, batch: MicroBatch) -> torch.Tensor:
+        """Log-probabilities [S, C] of the completion tokens at the temperature; 0 where masked."""
+        present = batch.mask.bool()
+        if not bool(present.any()):  # a filler batch: run the model, weigh nothing
+            present = torch.ones_like(present)
+        positions = batch.source[present]
+        arguments: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
+        if batch.sequence_starts is not None:
+            arguments |= {
+                "cu_seq_lens_q": batch.sequence_starts,
+                "cu_seq_lens_k": batch.sequence_starts,
+                "max_length_q": batch.longest,
+                "max_length_k": batch.longest,
+                "logits_to_keep": positions,
+            }
+            logits = self.model(batch.input_ids, **arguments).logits[0]
+        else:
+            arguments["attention_mask"] = batch.attention_mask
+            logits = self.model(batch.input_ids, **arguments).logits.flatten(0, 1)[positions]
+        logits = logits.float() / self.temperature
+        scores = log_probs_from_logits(logits, batch.labels[present])
+        return torch.zeros_like(batch.mask).masked_scatter(present, scores) * batch.mask
+
+
+def load_model(
+    path: str,
+    *,
+    dtype: Dtype,
+    packing: bool,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> torch.nn.Module:
+    """Loads a causal language model from a folder or the hub; safetensors only."""
+    from transformers import AutoModelForCausalLM
+
+    packed = "flash_attention_2" if torch.cuda.is_available() else attention.NAME
+    return AutoModelForCausalLM.from_pretrained(
+        path,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        use_safetensors=True,
+        dtype=TORCH_DTYPES[dtype],
+        attn_implementation=packed if packing else "sdpa",
+    )
