@@ -1,0 +1,1 @@
+"""Thin Ray shells around judging, rewards and learning, and the weight transport between them."""

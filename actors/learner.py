@@ -1,0 +1,109 @@
+"""The learners: DeepSpeed ranks in Ray actors, and the group that drives them as one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from actors.placement import LOOPBACK, own_host
+from actors.transfer import Manifest, TensorEntry, TransferEndpoint, plan_buckets
+from learning.settings import GrpoSettings, LearnerSettings, ModelSpec, OptimizerSettings
+from learning.windows import TrainSample, Window
+
+
+class Learner:
+    """One rank. Use it as a Ray actor; every rank must be called alike."""
+
+    def __init__(self, rank: int, world_size: int) -> None:
+        self._rank, self._world_size = rank, world_size
+        self._listener: socket.socket | None = None
+
+    def open_rendezvous(self) -> tuple[str, int]:
+        """Rank 0 listens for a group's members; returns its node's address and the port."""
+        from actors.gloo import listen_on
+
+        host = own_host()
+        self._listener = listen_on(host)
+        return host, self._listener.getsockname()[1]
+
+    def start(
+        self,
+        spec: ModelSpec,
+        settings: LearnerSettings,
+        temperature: float,
+        seed: int,
+        rendezvous: TransferEndpoint,
+    ) -> None:
+        """Joins the ranks' process group and loads the model."""
+        import torch
+        import torch.distributed as dist
+
+        torch.set_num_threads(settings.cpu_threads)
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks; Ray shows a rank only its own GPU
+        if rendezvous.host == LOOPBACK:
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+        timeout = timedelta(seconds=rendezvous.timeout_s)
+        store = dist.TCPStore(
+            rendezvous.host,
+            rendezvous.port,
+            self._world_size,
+            is_master=self._listener is not None,
+            timeout=timeout,
+            wait_for_workers=False,
+            master_listen_fd=self._listener.detach() if self._listener else None,
+        )
+        self._listener = None
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(
+            backend, store=store, rank=self._rank, world_size=self._world_size, timeout=timeout
+        )
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend=backend, verbose=False)
+        from learning.trainer import Trainer
+
+        self._trainer = Trainer(spec, settings, temperature=temperature, seed=seed)
+
+    def begin_distill(self, optimizer: OptimizerSettings, total_steps: int) -> None:
+        self._trainer.begin_distill(optimizer, total_steps)
+
+    def begin_reinforce(self, settings: GrpoSettings, total_steps: int, reference: str) -> None:
+        self._trainer.begin_reinforce(settings, total_steps, reference)
+
+    def distill_step(self, window: Window) -> dict[str, float]:
+        return self._trainer.distill_step(window)
+
+    def policy_step(self, windows: Sequence[Window]) -> dict[str, float]:
+        return self._trainer.policy_step(windows)
+
+    def save(self, folder: Path) -> None:
+        self._trainer.save(folder)
+
+    def join_transfer(self, endpoint: TransferEndpoint, bucket_bytes: int) -> Manifest:
+        """Rank 0 joins the weight transport's group; returns what a publication will carry."""
+        from actors.gloo import join_group
+
+        entries = [TensorEntry(*shape) for shape in self._trainer.parameter_shapes()]
+        self._manifest = plan_buckets(entries, bucket_bytes)
+        if self._rank == 0:
+            self._transfer = join_group(endpoint, 0, self._listener)
+            self._listener = None
+        return self._manifest
+
+    def publish(self, probe: TrainSample) -> list[float]:
+        """Broadcasts the weights to the engines; all ranks must call, rank 0 sends.
+
+        Returns:
+            The policy's log-probabilities of the probe's completion, to prove the publication by.
+        """
+        from actors.gloo import send_buckets
+
+        if self._rank == 0:
+            send_buckets(self._transfer, self._manifest, self._trainer.parameters())
+        else:
+            for _ in self._trainer.parameters():  # takes part in the gathering
+                pass
+        return self._trainer.score([probe])[0]

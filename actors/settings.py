@@ -1,0 +1,49 @@
+"""Settings of the actors, free of heavy imports: a configuration is read without them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Interval
+
+PositiveInt = Annotated[int, Gt(0)]
+PositiveFloat = Annotated[float, Gt(0.0)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutSettings:
+    """The vLLM engines and how they sample."""
+
+    workers: PositiveInt = 1
+    tensor_parallel: PositiveInt = 1  # GPUs of one engine
+    temperature: PositiveFloat = 1.0  # of the rollouts; evaluation is greedy
+    max_new_tokens: PositiveInt = 8192
+    max_concurrent_sequences: PositiveInt = 256  # of one engine
+    max_batched_tokens: PositiveInt | None = None  # of one engine step; None: vLLM's choice
+    kv_cache_gib: PositiveInt = 1  # of one engine, where there is no GPU (vLLM takes whole ones)
+    gpu_memory_utilization: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.5
+    cpu_threads: PositiveInt = 1  # of one engine, where there is no GPU
+    enforce_eager: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadlines:
+    """The longest that the driver waits, in seconds, before it says for what and stops."""
+
+    start_s: PositiveFloat = 600.0  # until all actors are up
+    generate_s: PositiveFloat = 1800.0  # for one group
+    score_s: PositiveFloat = 300.0  # for one batch of judgments
+    train_s: PositiveFloat = 1800.0  # for one optimizer step
+    publish_s: PositiveFloat = 300.0  # for one weight publication
+    checkpoint_s: PositiveFloat = 900.0
+    stop_s: PositiveFloat = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublicationSettings:
+    """Weight publication from the learners to the engines."""
+
+    bucket_mib: PositiveInt = 64  # size of one packed bucket
+    probe_tokens: Annotated[int, Ge(2)] = 64  # length of the sequence that proves a publication
+    probe_tolerance: PositiveFloat = 0.05  # greatest allowed mean |logprob difference|

@@ -1,0 +1,92 @@
+"""The gloo backend of vLLM's weight-transfer interface, for engines that run on a CPU.
+
+vLLM imports this module in its worker process before the model is loaded, because
+`WorkerExtension` is named as the worker's extension; the import registers the backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+from vllm.model_executor.model_loader.reload import (
+    finalize_layerwise_reload,
+    initialize_layerwise_reload,
+)
+
+from actors.gloo import join_group, receive_buckets
+from actors.transfer import TransferEndpoint, manifest_from_wire
+
+BACKEND = "gloo"
+
+
+@dataclass
+class GlooInitInfo(WeightTransferInitInfo):
+    host: str
+    port: int
+    world_size: int
+    rank: int
+    timeout_s: float
+
+
+@dataclass
+class GlooUpdateInfo(WeightTransferUpdateInfo):
+    manifest: list[list[tuple[str, str, list[int]]]]
+
+
+class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+    """Receives packed buckets and loads them layer by layer."""
+
+    init_info_cls = GlooInitInfo
+    update_info_cls = GlooUpdateInfo
+
+    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
+        endpoint = TransferEndpoint(
+            init_info.host, init_info.port, init_info.world_size, init_info.timeout_s
+        )
+        self._group = join_group(endpoint, init_info.rank)
+
+    def start_weight_update(self) -> None:
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class synchronizes an accelerator afterwards; a CPU has none.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+        manifest = manifest_from_wire(update_info.manifest)
+        self.model.load_weights(receive_buckets(self._group, manifest))  # type: ignore[operator]
+
+    def finish_weight_update(self) -> None:
+        finalize_layerwise_reload(self.model, self.model_config)
+        _repack_lm_head(self.model)
+
+    def shutdown(self) -> None:
+        self._group = None
+
+
+def _repack_lm_head(model: torch.nn.Module) -> None:
+    """Packs the output layer anew from its current weight.
+
+    On a CPU vLLM packs linear layers for oneDNN after loading. A layerwise reload does that for
+    every layer but an `lm_head` tied to the embedding, which would go on with the old packed
+    matrix while every parameter already shows the new values.
+    """
+    head: Any = getattr(model, "lm_head", None)
+    if head is not None and hasattr(head, "cpu_linear") and head.weight.numel():
+        head.__dict__.pop("_already_called_process_weights_after_loading", None)
+        head.quant_method.process_weights_after_loading(head)
+
+
+class WorkerExtension:
+    """Named in the engine's arguments so that vLLM's worker imports this module."""
+
+
+WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
