@@ -1,0 +1,1 @@
+"""The driver: configuration, plan, phases, journal, telemetry and the command line."""

@@ -1,0 +1,145 @@
+"""The command line: `gavel run` and `gavel status`; `python -m orchestrator` is the same program.
+
+Exit status: 0 done, 2 bad input, 130 interrupted, 1 anything else. What Gavel raises on purpose is
+shown as its message alone. Reading a configuration and planning start nothing and import neither
+torch nor Ray.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from datetime import datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from judging.errors import GavelError
+
+if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
+    from orchestrator.facts import Facts
+    from orchestrator.plan import Plan
+
+INTERRUPTED = 130
+_RUN_HELP = """\
+Runs the phases of a configuration: distil, reinforce, evaluate.
+
+  gavel run configs/quickstart.yaml
+  gavel run configs/quickstart.yaml learner.ranks=2 reinforce.optimizer.learning_rate=5e-5
+  gavel run configs/rm-r1/qwen-7b.yaml --dry-run
+
+An override is a key's dotted name and a YAML value: data.limit=100, phases=[evaluate],
+model.make=null. It wins over the file."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; answers its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    try:
+        return _status(options) if options.command == "status" else _run(options)
+    except GavelError as error:
+        print(f"gavel: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("gavel: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="gavel",
+        description="Trains reasoning reward models: judges that write a rubric or a solution, "
+        "weigh two answers and rule [[A]] or [[B]].",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"gavel {version('gavel')}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="run a configuration",
+        description=_RUN_HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    run.add_argument("config", metavar="CONFIG", type=Path, help="YAML file")
+    run.add_argument("overrides", metavar="key=value", nargs="*", help="override of a key")
+    run.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved configuration and the plan, and start nothing",
+    )
+    run.add_argument(
+        "--json",
+        action="store_true",
+        help="with --dry-run: print both as JSON; else: no progress, and summary.json at the end",
+    )
+
+    status = commands.add_parser(
+        "status",
+        help="show a running or finished run",
+        description="Shows phase, step and metrics of a run, from its journal or its directory.",
+        allow_abbrev=False,
+    )
+    status.add_argument(
+        "run", metavar="RUN", nargs="?", help="id or directory (default: the one begun last)"
+    )
+    status.add_argument(
+        "--dir", type=Path, default=Path("runs"), help="where the runs are (default: runs)"
+    )
+    status.add_argument("--json", action="store_true", help="print it as JSON")
+    return parser
+
+
+def _status(options: argparse.Namespace) -> int:
+    from orchestrator.status import show_status
+
+    return show_status(options.run, options.dir, options.json)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from orchestrator.config_loading import load_config, with_run_id
+    from orchestrator.facts import gather_facts
+    from orchestrator.plan import make_plan
+    from orchestrator.preflight import check_inputs, check_obstacles, check_store
+
+    quiet = ["output.progress=quiet"] if options.json else []
+    config = load_config(options.config, [*options.overrides, *quiet])
+    facts = gather_facts(config)
+    check_inputs(config, facts)
+    plan = make_plan(config, facts)
+    if options.dry_run:
+        _print_dry_run(config, plan, facts, as_json=options.json)
+        return 0
+    check_obstacles(config, plan, facts)
+    check_store(config)
+
+    from orchestrator.driver import run
+
+    config = with_run_id(config, options.config.stem, datetime.now())
+    status = run(config)
+    if options.json:
+        summary = config.run.dir / str(config.run.id) / "summary.json"
+        print(summary.read_text("utf-8"))
+    return status
+
+
+def _print_dry_run(config: RunConfig, plan: Plan, facts: Facts, *, as_json: bool) -> None:
+    from orchestrator.config_loading import config_tree, dump_config
+    from orchestrator.plan import plan_tree, render_plan
+    from orchestrator.preflight import find_obstacles
+
+    obstacles = find_obstacles(config, plan, facts)
+    if as_json:
+        tree = {"config": config_tree(config), "plan": plan_tree(plan), "obstacles": obstacles}
+        print(json.dumps(tree, indent=2, ensure_ascii=False))
+        return
+    print(dump_config(config))
+    print(render_plan(plan))
+    if obstacles:
+        print("This machine cannot run it yet")
+        print("\n".join(f"  - {obstacle}" for obstacle in obstacles))

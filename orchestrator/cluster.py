@@ -1,0 +1,48 @@
+"""Ray: joining the cluster there is, or starting one on this machine.
+
+A cluster of our own listens on loopback alone and asks for a token, which only this run knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+OBJECT_STORE_BYTES = 256 * 2**20  # trajectories and batches; weights do not pass through it
+
+
+@contextmanager
+def ray_cluster(cpus: int) -> Iterator[None]:
+    """Connects to the cluster at RAY_ADDRESS, or starts one with `cpus` logical CPUs.
+
+    Logical CPUs only place actors. Learners and engines take turns, so a machine may have fewer
+    cores than all actors' threads together.
+    """
+    from_outside = "RAY_ADDRESS" in os.environ
+    if not from_outside:
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+        os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    import ray
+
+    own = {
+        "num_cpus": cpus,
+        "include_dashboard": False,
+        "object_store_memory": OBJECT_STORE_BYTES,
+        "_node_ip_address": "127.0.0.1",
+    }
+    ray.init(
+        namespace="gavel",
+        logging_level=logging.ERROR,
+        log_to_driver=os.environ.get("GAVEL_ACTOR_LOGS") == "1",
+        **({} if from_outside else own),
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()

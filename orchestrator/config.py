@@ -1,0 +1,188 @@
+"""The configuration of a run: one typed tree, and nothing that acts on it.
+
+Owns the sections, their defaults and the shape of a phase. The settings of learners and actors
+are those packages' own. What two keys must not say together is in `config_rules`; files,
+`extends:` and overrides are in `config_loading`. Imports neither torch nor Ray.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from actors.settings import Deadlines, PublicationSettings, RolloutSettings
+from judging.quickstart import QuickstartTask
+from learning.settings import (
+    DistillSettings,
+    Dtype,
+    Fraction,
+    GrpoSettings,
+    LearnerSettings,
+    PositiveInt,
+)
+from learning.tiny import TinyModel
+
+PhaseKind = Literal["distill", "reinforce", "evaluate"]
+RewardName = Literal["builtin:verdict", "builtin:strict_tail"]
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, and without room for unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class RunSection(Section):
+    """Which run this is and where it is kept."""
+
+    id: str | None = None  # None: the configuration's name and the time
+    dir: Path = Path("runs")  # the run's own directory is a folder in it
+    seed: Annotated[int, Field(ge=0)] = 1
+
+
+class ModelSection(Section):
+    """The model to begin with: exactly one of `path` and `make`."""
+
+    path: str | None = None  # folder, or id on the Hugging Face hub
+    make: TinyModel | None = None  # made from random weights when the run starts
+    dtype: Dtype = "bf16"
+    revision: str | None = None  # of a hub id
+    trust_remote_code: bool = False
+    context_tokens: PositiveInt | None = None  # None: longest prompt and completion together
+
+
+class DataSection(Section):
+    """The preference pairs: exactly one of `path` and `generate`."""
+
+    path: str | None = None  # file or folder of pairs for training
+    generate: QuickstartTask | None = None  # problems made when the run starts
+    distill_path: str | None = None  # pairs with traces; then all of `path` is for reinforcement
+    heldout_path: str | None = None  # pairs for evaluation; then none of `path` is held out
+    distill_fraction: Fraction = 0.12  # of `path`; RM-R1 takes "slightly under 9k" of 73k
+    heldout_fraction: Fraction = 0.05  # of `path`
+    max_prompt_tokens: PositiveInt = 4096  # pairs with longer prompts are left out and counted
+    limit: PositiveInt | None = None  # the first so many of `path` after a seeded shuffle
+
+
+class JudgeSection(Section):
+    """How a pair is shown to the model and how its verdict is read."""
+
+    template: str = "instruct"  # instruct, reasoning, compact, or the path of a .jinja file
+    strict_tail: bool = False  # read the verdict by RM-R1's rule, from the last 80 characters
+
+
+class RewardSection(Section):
+    """What a judgment is worth."""
+
+    uses: RewardName = "builtin:verdict"
+
+
+class VerifierSection(Section):
+    """The actors that parse and score."""
+
+    workers: PositiveInt = 1
+
+
+class EvaluateSettings(Section):
+    """Greedy judging of the held-out pairs in both orders."""
+
+    pairs: PositiveInt | None = None  # at most so many; None: all
+    max_new_tokens: PositiveInt | None = None  # None: rollout.max_new_tokens
+
+
+class StoreSection(Section):
+    """The Redis server that holds the journal."""
+
+    url: str | None = None  # redis:// or rediss://; None: a private server of the run
+
+
+class CheckpointSection(Section):
+    """When checkpoints are written; the end of a phase always writes one."""
+
+    every_steps: PositiveInt | None = None  # None: only at the ends of phases
+    keep: PositiveInt = 2  # of those written within phases
+
+
+class OutputSection(Section):
+    """What a person sees while the run goes on."""
+
+    tensorboard: bool = True
+    samples: Annotated[int, Field(ge=0)] = 4  # judgments in one table; 0: no tables
+    samples_every_steps: PositiveInt = 10
+    progress: Literal["auto", "bars", "lines", "quiet"] = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillPhase:
+    settings: DistillSettings
+    kind: Literal["distill"] = "distill"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReinforcePhase:
+    settings: GrpoSettings
+    kind: Literal["reinforce"] = "reinforce"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatePhase:
+    settings: EvaluateSettings
+    kind: Literal["evaluate"] = "evaluate"
+
+
+# One phase with the settings it runs under: its section's, with its own overrides.
+Phase = DistillPhase | ReinforcePhase | EvaluatePhase
+
+
+class RunConfig(Section):
+    """All that a run is told; valid in itself, whatever machine it will run on."""
+
+    run: RunSection = RunSection()
+    model: ModelSection = ModelSection()
+    data: DataSection = DataSection()
+    judge: JudgeSection = JudgeSection()
+    reward: RewardSection = RewardSection()
+    rollout: RolloutSettings = RolloutSettings()
+    verifier: VerifierSection = VerifierSection()
+    learner: LearnerSettings = LearnerSettings()
+    distill: DistillSettings = DistillSettings()
+    reinforce: GrpoSettings = GrpoSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    publication: PublicationSettings = PublicationSettings()
+    deadlines: Deadlines = Deadlines()
+    store: StoreSection = StoreSection()
+    checkpoint: CheckpointSection = CheckpointSection()
+    output: OutputSection = OutputSection()
+    phases: tuple[Annotated[Phase, Field(discriminator="kind")], ...] = ()
+
+    @property
+    def completion_tokens(self) -> int:
+        """The longest completion of any phase."""
+        return max(
+            self.rollout.max_new_tokens,
+            *(self.evaluation_tokens(p) for p in self.phases if p.kind == "evaluate"),
+            0,
+        )
+
+    @property
+    def context_tokens(self) -> int:
+        """The longest sequence that engines and learners must hold."""
+        return self.model.context_tokens or self.data.max_prompt_tokens + self.completion_tokens
+
+    def evaluation_tokens(self, phase: EvaluatePhase) -> int:
+        """The longest completion of an evaluation."""
+        return phase.settings.max_new_tokens or self.rollout.max_new_tokens
+
+    def has_phase(self, kind: PhaseKind) -> bool:
+        return any(phase.kind == kind for phase in self.phases)
+
+    @model_validator(mode="after")
+    def _refuse_contradictions(self) -> Self:
+        from orchestrator.config_rules import contradictions
+
+        if problems := contradictions(self):
+            raise ValueError("\n".join(problems))
+        return self

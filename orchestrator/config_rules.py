@@ -1,0 +1,177 @@
+"""What two keys of a configuration must not say together.
+
+Every rule names the keys with their values, and the mend. Rules that need a machine, data or a
+model's files are not here but in `preflight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from learning.settings import DistillSettings, GrpoSettings
+
+if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
+
+
+def contradictions(config: RunConfig) -> list[str]:
+    """All contradictions of `config`, one line each; empty if it can run."""
+    rules = (_sources, _parts, _lengths, _engines, _learner, _phases)
+    return [problem for rule in rules for problem in rule(config)]
+
+
+def _sources(config: RunConfig) -> Iterator[str]:
+    model, data = config.model, config.data
+    if model.path is None and model.make is None:
+        yield "neither model.path nor model.make is set: set one of them"
+    if model.path is not None and model.make is not None:
+        yield (
+            f"model.path ({model.path}) and model.make are both set: keep one of them "
+            "(model.make=null takes the model from model.path)"
+        )
+    if model.make is not None and model.revision is not None:
+        yield (
+            f"model.revision ({model.revision}) names a revision on the hub, but model.make makes "
+            "the model here: leave one of them out"
+        )
+    if data.path is None and data.generate is None:
+        yield "neither data.path nor data.generate is set: set one of them"
+    if data.path is not None and data.generate is not None:
+        yield (
+            f"data.path ({data.path}) and data.generate are both set: keep one of them "
+            "(data.generate=null takes the pairs from data.path)"
+        )
+
+
+def _parts(config: RunConfig) -> Iterator[str]:
+    data = config.data
+    if data.generate is not None:
+        for name in ("distill_path", "heldout_path", "limit"):
+            if (value := getattr(data, name)) is not None:
+                yield (
+                    f"data.{name} ({value}) cannot go with data.generate, which makes every part "
+                    f"itself: leave data.{name} out, or set data.path and data.generate=null"
+                )
+        return
+    if data.distill_fraction + data.heldout_fraction > 1:
+        yield (
+            f"data.distill_fraction ({data.distill_fraction:g}) and data.heldout_fraction "
+            f"({data.heldout_fraction:g}) sum to more than 1: lower one of them"
+        )
+    if config.has_phase("distill") and data.distill_path is None and data.distill_fraction == 0:
+        yield (
+            "phases has distill, but data.distill_fraction is 0 and data.distill_path is not set: "
+            "set one of them, or leave distill out"
+        )
+    if config.has_phase("evaluate") and data.heldout_path is None and data.heldout_fraction == 0:
+        yield (
+            "phases has evaluate, but data.heldout_fraction is 0 and data.heldout_path is not "
+            "set: set one of them, or leave evaluate out"
+        )
+
+
+def _lengths(config: RunConfig) -> Iterator[str]:
+    prompt, completion = config.data.max_prompt_tokens, config.completion_tokens
+    if config.rollout.max_new_tokens == completion:
+        longest = f"data.max_prompt_tokens ({prompt}) + rollout.max_new_tokens ({completion})"
+    else:
+        longest = f"data.max_prompt_tokens ({prompt}) + evaluate.max_new_tokens ({completion})"
+    context = config.model.context_tokens
+    if context is not None and context < prompt + completion:
+        yield (
+            f"model.context_tokens ({context}) is less than {longest}: raise it to "
+            f"{prompt + completion}, leave it out, or lower one of the others"
+        )
+    positions = config.model.make.max_position_embeddings if config.model.make else None
+    if positions is not None and positions < config.context_tokens:
+        reason = f"model.context_tokens ({context})" if context else longest
+        yield (
+            f"model.make.max_position_embeddings ({positions}) is less than {reason}: raise it "
+            f"to {config.context_tokens}"
+        )
+    sequence = prompt + config.rollout.max_new_tokens
+    budget = config.learner.micro_batch_tokens
+    trains = config.has_phase("distill") or config.has_phase("reinforce")
+    if trains and budget < sequence:
+        yield (
+            f"learner.micro_batch_tokens ({budget}) cannot hold one sequence of "
+            f"data.max_prompt_tokens ({prompt}) + rollout.max_new_tokens "
+            f"({config.rollout.max_new_tokens}): raise it to {sequence}, or lower one of the others"
+        )
+    probe = config.publication.probe_tokens
+    if probe >= config.context_tokens:
+        yield (
+            f"publication.probe_tokens ({probe}) does not fit into the context of "
+            f"{config.context_tokens} tokens ({longest}): lower it below that"
+        )
+
+
+def _engines(config: RunConfig) -> Iterator[str]:
+    rollout = config.rollout
+    batched, sequences = rollout.max_batched_tokens, rollout.max_concurrent_sequences
+    if batched is not None and batched < sequences:
+        yield (
+            f"rollout.max_batched_tokens ({batched}) is less than "
+            f"rollout.max_concurrent_sequences ({sequences}), but every sequence in flight takes "
+            "a token of each engine step: raise the first or lower the second"
+        )
+
+
+def _learner(config: RunConfig) -> Iterator[str]:
+    learner = config.learner
+    if learner.offload_optimizer and learner.zero_stage == 0:
+        yield (
+            "learner.offload_optimizer needs learner.zero_stage 1 or more, and it is 0: set "
+            "learner.zero_stage to 1, or learner.offload_optimizer to false"
+        )
+
+
+def _phases(config: RunConfig) -> Iterator[str]:
+    if not config.phases:
+        yield "phases is empty: list what to do, e.g. phases: [distill, reinforce, evaluate]"
+    for index, phase in enumerate(config.phases):
+        if phase.kind == "distill":
+            is_section = phase.settings == config.distill
+            name = "distill" if is_section else f"phases[{index}].distill"
+            yield from _distill(phase.settings, name, config.learner.ranks)
+        elif phase.kind == "reinforce":
+            is_section = phase.settings == config.reinforce
+            name = "reinforce" if is_section else f"phases[{index}].reinforce"
+            yield from _reinforce(phase.settings, name, config.learner.ranks)
+
+
+def _distill(settings: DistillSettings, name: str, ranks: int) -> Iterator[str]:
+    if settings.batch_size < ranks:
+        yield (
+            f"{name}.batch_size ({settings.batch_size}) is less than learner.ranks ({ranks}), so "
+            "that a rank has nothing to train on: raise the first or lower the second"
+        )
+
+
+def _reinforce(settings: GrpoSettings, name: str, ranks: int) -> Iterator[str]:
+    prompts, mini = settings.prompts_per_step, settings.mini_batch_prompts
+    if prompts % mini:
+        fits = next(n for n in range(min(mini, prompts), 0, -1) if prompts % n == 0)
+        yield (
+            f"{name}.prompts_per_step ({prompts}) cannot be split into optimizer steps of "
+            f"{name}.mini_batch_prompts ({mini}): make the first a multiple of the second, e.g. "
+            f"mini_batch_prompts {fits}"
+        )
+    if mini * settings.group_size < ranks:
+        yield (
+            f"{name}.mini_batch_prompts ({mini}) x {name}.group_size ({settings.group_size}) "
+            f"samples are fewer than learner.ranks ({ranks}), so that a rank has nothing to train "
+            "on: raise one of the first two or lower the third"
+        )
+    if settings.importance_cap is not None and settings.old_logprobs == "engine":
+        yield (
+            f"{name}.importance_cap ({settings.importance_cap:g}) corrects the engines' "
+            f"log-probabilities by the learner's, but {name}.old_logprobs is engine: set it to "
+            "learner, or leave importance_cap out"
+        )
+    if settings.importance_cap is not None and settings.ratio == "sequence":
+        yield (
+            f"{name}.importance_cap ({settings.importance_cap:g}) truncates ratios of tokens, but "
+            f"{name}.ratio is sequence: set it to token, or leave importance_cap out"
+        )

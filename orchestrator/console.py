@@ -1,0 +1,270 @@
+"""What a person sees while a run goes on: progress, sample judgments, tables.
+
+Owns looks only; it measures nothing and writes no file. Text of a model is shown as text: it can
+neither carry markup nor drive the terminal.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.metrics import METRICS
+from orchestrator.rundir import TraceRecord
+
+ProgressMode = Literal["auto", "bars", "lines", "quiet"]
+PHASE_TITLES = {"base": "base", "distill": "distilled", "reinforce": "reinforced"}
+_HEADLINES = {
+    "reward/mean": "reward",
+    "accuracy": "accuracy",
+    "loss": "loss",
+    "tokens_per_s": "tokens/s",
+}
+_LINES_WIDTH = 120  # of tables, where the output is no terminal
+_SECONDS_BETWEEN_LINES = 1.0
+# Everything of C0 and C1 but tab and line end, and lone surrogates, which no terminal can show.
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class ProgressView(Protocol):
+    """Shows the steps of one phase after another."""
+
+    def begin(self, title: str, total_steps: int | None) -> None: ...
+
+    def step(self, step: int, headline: str, left: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class Bars:
+    """One bar for each phase, with the headline metrics beside it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+
+    def begin(self, title: str, total_steps: int | None) -> None:
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[headline]}", markup=False),
+            TextColumn("{task.fields[left]}", markup=False),
+            console=self._console,
+            refresh_per_second=4,
+        )
+        self._task = self._progress.add_task(title, total=total_steps, headline="", left="")
+        self._progress.start()
+
+    def step(self, step: int, headline: str, left: str) -> None:
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, headline=headline, left=left)
+
+    def end(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+class Lines:
+    """One line for each step, but at most one a second; never without a phase's last step."""
+
+    def __init__(self, console: Console, clock: Callable[[], float]) -> None:
+        self._console = console
+        self._clock = clock
+        self._title = ""
+        self._total = "?"
+        self._held: str | None = None  # the latest step's line, if it was not shown
+        self._shown_at_s = float("-inf")
+
+    def begin(self, title: str, total_steps: int | None) -> None:
+        self._title, self._total = title, "?" if total_steps is None else str(total_steps)
+        self._show(f"{title}: {self._total} steps")
+        self._shown_at_s = float("-inf")
+
+    def step(self, step: int, headline: str, left: str) -> None:
+        line = "  ".join(filter(None, (f"{self._title} {step}/{self._total}", headline, left)))
+        if self._clock() - self._shown_at_s < _SECONDS_BETWEEN_LINES:
+            self._held = line
+            return
+        self._held = None
+        self._shown_at_s = self._clock()
+        self._show(line)
+
+    def end(self) -> None:
+        if self._held is not None:
+            self._show(self._held)
+            self._held = None
+
+    def _show(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+class Quiet:
+    """Shows no progress."""
+
+    def begin(self, title: str, total_steps: int | None) -> None: ...
+
+    def step(self, step: int, headline: str, left: str) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class RunConsole:
+    """The run's output: progress of the current phase, and what is printed beside it."""
+
+    def __init__(
+        self,
+        progress: ProgressMode = "auto",
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console or output_console()
+        self._clock = clock
+        if progress == "auto":
+            progress = "bars" if self._console.is_terminal else "lines"
+        self.is_quiet = progress == "quiet"
+        self._view: ProgressView = Quiet()
+        if progress == "bars":
+            self._view = Bars(self._console)
+        elif progress == "lines":
+            self._view = Lines(self._console, clock)
+        self._total_steps: int | None = None
+        self._began_at_s = 0.0
+
+    def begin_phase(self, title: str, total_steps: int | None) -> None:
+        self._total_steps = total_steps
+        self._began_at_s = self._clock()
+        self._view.begin(title, total_steps)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """`step` counts from 1."""
+        left = ""
+        if self._total_steps is not None and step < self._total_steps:
+            pace_s = (self._clock() - self._began_at_s) / step
+            left = f"{duration(pace_s * (self._total_steps - step))} left"
+        self._view.step(step, headline(metrics), left)
+
+    def end_phase(self) -> None:
+        self._view.end()
+
+    def say(self, text: str) -> None:
+        """Prints a line, unless the console is quiet."""
+        if not self.is_quiet:
+            self._console.print(Text(printable(text)), soft_wrap=True, highlight=False)
+
+    def show(self, renderable: RenderableType) -> None:
+        """Prints a table, also if the console is quiet."""
+        self._console.print(renderable)
+
+
+def output_console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else _LINES_WIDTH)
+
+
+def headline(metrics: Mapping[str, float]) -> str:
+    """The metrics that a person follows, on one line."""
+    shown = [name for name in _HEADLINES if name in metrics]
+    if "reward/mean" in shown and "loss" in shown:
+        shown.remove("loss")  # it says little in reinforcement
+    return "  ".join(f"{_HEADLINES[name]} {value(name, metrics[name])}" for name in shown)
+
+
+def value(name: str, number: float) -> str:
+    unit = METRICS[name].unit
+    if unit == "share":
+        return share(number)
+    return f"{number:+.3f}" if unit == "score" else f"{number:.4g}"
+
+
+def share(number: float | None) -> str:
+    """A share of nothing is shown as a dash."""
+    return "-" if number is None else f"{number:.3f}"
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def printable(text: str) -> str:
+    """`text` with all that could drive a terminal replaced."""
+    return _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def trimmed(text: str, chars: int) -> str:
+    """The start and the end of a long text; a verdict stands at the end."""
+    if len(text) <= chars:
+        return text
+    tail = chars // 2
+    return f"{text[: chars - tail]} [...] {text[-tail:]}"
+
+
+def samples_table(title: str, records: Sequence[TraceRecord]) -> Table:
+    table = Table(title=title, show_lines=True, title_justify="left")
+    table.add_column("question", ratio=2)
+    table.add_column("gold")
+    table.add_column("verdict")
+    table.add_column("score", justify="right")
+    table.add_column("judgment", ratio=5)
+    for record in records:
+        right = record.verdict == record.gold
+        table.add_row(
+            Text(printable(trimmed(record.question, 160))),
+            record.gold,
+            Text(record.verdict or str(record.reason), style="green" if right else "red"),
+            record.status if record.score is None else f"{record.score:+.2f}",
+            Text(printable(trimmed(record.text, 400))),
+        )
+    return table
+
+
+def evaluation_line(row: Mapping[str, Any]) -> str:
+    return (
+        f"evaluation ({row['phase']}, step {row['step']}): accuracy {_accuracy(row)} "
+        f"on {row['pairs']} pairs in both orders, flips {share(row['flip_rate'])}, "
+        f"parseable {share(row['parseable'])}, {row['mean_tokens']:.0f} tokens"
+    )
+
+
+def evaluations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Evaluations one after another, each with its gain over the one before."""
+    table = Table(title="Held-out pairs, judged in both orders", title_justify="left")
+    table.add_column("model")
+    for column in ("step", "pairs", "accuracy", "gain", "one order", "flips", "says first"):
+        table.add_column(column, justify="right")
+    table.add_column("parseable", justify="right")
+    table.add_column("tokens", justify="right")
+    before: float | None = None
+    for row in rows:
+        table.add_row(
+            PHASE_TITLES.get(row["phase"], row["phase"]),
+            str(row["step"]),
+            str(row["pairs"]),
+            _accuracy(row),
+            "" if before is None else f"{row['accuracy'] - before:+.3f}",
+            share(row["accuracy_first_order"]),
+            share(row["flip_rate"]),
+            share(row["first_position_rate"]),
+            share(row["parseable"]),
+            f"{row['mean_tokens']:.0f}",
+        )
+        before = row["accuracy"]
+    return table
+
+
+def _accuracy(row: Mapping[str, Any]) -> str:
+    return f"{share(row['accuracy'])} [{share(row['accuracy_low'])}, {share(row['accuracy_high'])}]"

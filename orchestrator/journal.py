@@ -1,0 +1,258 @@
+"""The run's journal in Redis: what was begun, what was committed, and what happened when.
+
+Owns the keys under `gavel:{<run id>}:`, of which one hash tag keeps them in one slot:
+
+    run            hash    identity, configuration, current phase, last commit, status
+    phases         hash    phase index -> how it began
+    commits:<n>    hash    step of phase n -> its commit, with the uids it consumed
+    evaluations    hash    "phase/step" -> evaluation
+    checkpoints    hash    path -> checkpoint
+    events         stream  everything above and more, for people; trimmed
+
+Values are JSON. Every write but a plain event is one script that does all of it exactly once,
+so a lost answer can be asked for again. Large payloads are files, here only by hash.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+
+from judging.errors import ConfigurationError
+from orchestrator.metrics import check_metrics
+from orchestrator.rundir import Evaluation, atomic_writer
+from rewards.protocol import Json
+
+EVENTS_KEPT = 10_000  # roughly: Redis trims whole nodes of the stream
+_PAGE = 1000  # events of one read
+
+# KEYS: guard hash, run hash, events. ARGV: guard field, its value, event, its data, how many
+# events are kept, then fields of the run hash with their values. Answers 0, and changes nothing,
+# where the guard field is already set. It is set last: Redis does not undo a script that fails.
+_WRITE_ONCE = """
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 0 end
+redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'event', ARGV[3], 'data', ARGV[4])
+if #ARGV > 5 then redis.call('HSET', KEYS[2], unpack(ARGV, 6)) end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class StepCommit:
+    """One finished optimizer step (distill) or rollout step (reinforce)."""
+
+    phase: int  # index of the phase in the run
+    kind: str  # of the phase
+    step: int  # within the phase, from 1
+    weight_version: int  # of the weights after the step
+    consumed: tuple[str, ...]  # uids trained on, one entry for each time
+    metrics: Mapping[str, float]
+    batch_hash: str | None  # of the file that holds the step's batch
+    committed_at_s: float  # wall clock, Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class RunSnapshot:
+    """What the journal knows of a run at one moment; None: not yet."""
+
+    run_id: str
+    status: str  # "running", or what the run finished as
+    seed: int
+    config_yaml: str
+    versions: Mapping[str, str]
+    started_at_s: float
+    finished_at_s: float | None
+    phase: int | None
+    kind: str | None
+    total_steps: int | None  # of the current phase, if it is known
+    step: int  # last committed one of the current phase
+    weight_version: int
+    committed_at_s: float | None
+    metrics: Mapping[str, float]  # of the last commit
+    evaluations: tuple[Mapping[str, Json], ...] = field(default=())  # in the order they were made
+    checkpoints: tuple[Mapping[str, Json], ...] = field(default=())
+    events: tuple[Mapping[str, Json], ...] = field(default=())  # the last few, oldest first
+
+
+class RunJournal:
+    """One run's journal; of all methods, those that write once say whether they did."""
+
+    def __init__(
+        self, client: Redis, run_id: str, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.run_id = run_id
+        self._client = client
+        self._clock = clock
+        self._write_once = client.register_script(_WRITE_ONCE)
+        self._token = uuid.uuid4().hex  # tells a repeated `begin_run` from another driver's
+
+    def begin_run(self, config_yaml: str, versions: Mapping[str, str], seed: int) -> None:
+        """Raises ConfigurationError if the journal already holds a run of this id."""
+        run = self._key("run")
+        now = self._clock()
+        fields = {
+            "status": "running",
+            "config_yaml": config_yaml,
+            "versions": dict(versions),
+            "seed": seed,
+            "started_at_s": now,
+            "step": 0,
+            "weight_version": 0,
+        }
+        data = {"at_s": now, "seed": seed}
+        begun = self._once(run, "begun_by", self._token, "run_begun", data, fields)
+        if not begun and self._read(run, "begun_by") != self._token:
+            raise ConfigurationError(
+                f"the journal already holds a run {self.run_id!r}: choose another run id"
+            )
+
+    def begin_phase(self, index: int, kind: str, total_steps: int | None) -> bool:
+        """`total_steps` is None where only a target ends the phase."""
+        data = {"at_s": self._clock(), "phase": index, "kind": kind, "total_steps": total_steps}
+        fields = {"phase": index, "kind": kind, "total_steps": total_steps, "step": 0}
+        return self._once(self._key("phases"), str(index), data, "phase_begun", data, fields)
+
+    def commit_step(self, commit: StepCommit) -> bool:
+        """Writes down a step and all that goes with it, in one atomic script.
+
+        Answers False, and changes nothing, if this step of this phase is committed already.
+        """
+        check_metrics(commit.metrics, f"{commit.kind} step {commit.step}")
+        record = asdict(commit)
+        data = {name: value for name, value in record.items() if name != "consumed"}
+        data["at_s"] = data.pop("committed_at_s")
+        fields = {
+            "phase": commit.phase,
+            "kind": commit.kind,
+            "step": commit.step,
+            "weight_version": commit.weight_version,
+            "committed_at_s": commit.committed_at_s,
+            "metrics": dict(commit.metrics),
+        }
+        guard = self._key(f"commits:{commit.phase}")
+        return self._once(guard, str(commit.step), record, "step_committed", data, fields)
+
+    def record_evaluation(self, evaluation: Evaluation) -> bool:
+        """The first evaluation after a step of a phase stands."""
+        record = {"at_s": self._clock(), **evaluation.row()}
+        guard_field = f"{evaluation.phase}/{evaluation.step}"
+        return self._once(self._key("evaluations"), guard_field, record, "evaluated", record, {})
+
+    def record_checkpoint(self, path: str, step: int) -> bool:
+        """`path` is relative to the run's directory."""
+        record = {"at_s": self._clock(), "path": path, "step": step}
+        return self._once(self._key("checkpoints"), path, record, "checkpoint_written", record, {})
+
+    def event(self, event: str, /, **fields: Json) -> None:
+        """Adds to the stream of events; after a lost answer an event may appear twice."""
+        data = _dump({"at_s": self._clock(), **fields})
+        self._client.xadd(self._key("events"), {"event": event, "data": data}, maxlen=EVENTS_KEPT)
+
+    def finish(self, status: str) -> bool:
+        """The first status that a run finishes with stands."""
+        now = self._clock()
+        data = {"at_s": now, "status": status}
+        run = self._key("run")
+        return self._once(run, "finished_at_s", now, "run_finished", data, {"status": status})
+
+    def snapshot(self, *, last_events: int = 10) -> RunSnapshot | None:
+        """The run as the journal knows it, or None if it knows no run of this id."""
+        run = self._read_all("run")
+        if not run:
+            return None
+        newest: Any = self._client.xrevrange(self._key("events"), count=last_events)
+        return RunSnapshot(
+            run_id=self.run_id,
+            status=run["status"],
+            seed=run["seed"],
+            config_yaml=run["config_yaml"],
+            versions=run["versions"],
+            started_at_s=run["started_at_s"],
+            finished_at_s=run.get("finished_at_s"),
+            phase=run.get("phase"),
+            kind=run.get("kind"),
+            total_steps=run.get("total_steps"),
+            step=run["step"],
+            weight_version=run["weight_version"],
+            committed_at_s=run.get("committed_at_s"),
+            metrics=run.get("metrics", {}),
+            evaluations=_by_time(self._read_all("evaluations")),
+            checkpoints=_by_time(self._read_all("checkpoints")),
+            events=tuple(_event(fields) for _, fields in reversed(newest)),
+        )
+
+    def commits(self, phase: int) -> tuple[StepCommit, ...]:
+        """All commits of a phase, by step."""
+        records = [
+            StepCommit(**{**record, "consumed": tuple(record["consumed"])})
+            for record in self._read_all(f"commits:{phase}").values()
+        ]
+        return tuple(sorted(records, key=lambda commit: commit.step))
+
+    def consumed(self, phase: int) -> Counter[str]:
+        """How often each uid was trained on in a phase."""
+        return Counter(uid for commit in self.commits(phase) for uid in commit.consumed)
+
+    def export(self, path: Path) -> None:
+        """Writes all events that are kept as JSON lines, oldest first."""
+        with atomic_writer(path) as file:
+            for event in self._events():
+                file.write(_dump(event) + "\n")
+
+    def _events(self) -> Iterator[Mapping[str, Json]]:
+        start = "-"
+        while True:
+            page: Any = self._client.xrange(self._key("events"), min=start, count=_PAGE)
+            for _, fields in page:
+                yield _event(fields)
+            if len(page) < _PAGE:
+                return
+            start = f"({page[-1][0]}"
+
+    def _key(self, name: str) -> str:
+        return f"gavel:{{{self.run_id}}}:{name}"
+
+    def _once(
+        self,
+        guard: str,
+        guard_field: str,
+        guard_value: Json,
+        event: str,
+        data: Mapping[str, Json],
+        fields: Mapping[str, Json],
+    ) -> bool:
+        run_fields = [word for name, value in fields.items() for word in (name, _dump(value))]
+        written = self._write_once(
+            keys=[guard, self._key("run"), self._key("events")],
+            args=[guard_field, _dump(guard_value), event, _dump(data), EVENTS_KEPT, *run_fields],
+        )
+        return written == 1
+
+    def _read(self, key: str, name: str) -> Any:
+        value: Any = self._client.hget(key, name)
+        return None if value is None else json.loads(value)
+
+    def _read_all(self, name: str) -> dict[str, Any]:
+        values: Any = self._client.hgetall(self._key(name))
+        return {key: json.loads(value) for key, value in values.items()}
+
+
+def _dump(value: Json) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def _event(fields: Mapping[str, str]) -> dict[str, Json]:
+    return {"event": fields["event"], **json.loads(fields["data"])}
+
+
+def _by_time(records: Mapping[str, Any]) -> tuple[Mapping[str, Json], ...]:
+    return tuple(sorted(records.values(), key=lambda record: record["at_s"]))

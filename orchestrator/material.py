@@ -1,0 +1,187 @@
+"""What a run works on: the model's folder and the prompts of each phase, as token ids.
+
+Owns the way from the configuration to `Material`; the pairs themselves, their prompts and their
+split are `judging`'s. Nothing here knows of Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from judging.errors import DataError
+from judging.presentation import balanced_order, both_orders
+from judging.prompts import PromptTemplate, load_template, tokenize_prompt
+from judging.records import JudgePrompt, Order, PreferencePair, Presentation
+from judging.splits import Split
+from learning.windows import TrainSample
+from orchestrator.config import RunConfig
+from orchestrator.pairs import load_pairs
+
+
+@dataclass(frozen=True, slots=True)
+class PairPrompts:
+    """One pair's prompts in both orders."""
+
+    pair: PreferencePair
+    by_order: dict[Order, JudgePrompt]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Demonstration:
+    """One trace to imitate."""
+
+    pair_uid: str
+    sample: TrainSample
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    model_path: str
+    distill: tuple[Demonstration, ...]
+    reinforce: tuple[PairPrompts, ...]
+    heldout: tuple[PairPrompts, ...]
+    notes: tuple[str, ...]  # what was read and what was left out, for the person
+
+
+def prepare(config: RunConfig, run_path: Path) -> Material:
+    """Reads or makes pairs and model, and renders every prompt once.
+
+    Raises:
+        DataError: data that cannot be used, or a phase that is left without any.
+        ConfigurationError: a template or tokenizer that cannot render.
+    """
+    notes: list[str] = []
+    template = load_template(config.judge.template)
+    loaded = load_pairs(config)
+    split = loaded.split
+    notes.extend(loaded.notes)
+    model_path = _model(config, run_path, split, template)
+    tokenizer = _tokenizer(config, model_path)
+    renderer = _Renderer(template, tokenizer, config)
+    material = Material(
+        model_path=model_path,
+        distill=tuple(renderer.demonstrations(split.distill, notes)),
+        reinforce=tuple(renderer.prompts(split.reinforce, "reinforcement", notes)),
+        heldout=tuple(renderer.prompts(split.heldout, "evaluation", notes)),
+        notes=tuple(notes),
+    )
+    _check_phases(config, material)
+    return material
+
+
+def _model(config: RunConfig, run_path: Path, split: Split, template: PromptTemplate) -> str:
+    """The path of the model to begin with, made on the spot if the configuration says so."""
+    if config.model.make is None:
+        assert config.model.path is not None, "neither model.path nor model.make"
+        return config.model.path
+    from learning.tiny import make_tiny_model
+
+    folder = run_path / "model"
+    make_tiny_model(folder, _tokenizer_texts(split, template), config.model.make)
+    return str(folder)
+
+
+def _tokenizer_texts(split: Split, template: PromptTemplate) -> Iterable[str]:
+    """Texts of the kind that the small tokenizer will meet; nothing held out is among them."""
+    for pair in islice(split.reinforce, 2000):
+        presentation = Presentation(pair, "chosen_first")
+        yield from (message.content for message in template.render(presentation))
+    yield from (pair.trace for pair in split.distill if pair.trace)
+
+
+def _tokenizer(config: RunConfig, model_path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        model_path,
+        revision=config.model.revision if config.model.make is None else None,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Renderer:
+    template: PromptTemplate
+    tokenizer: Any
+    config: RunConfig
+
+    def prompts(
+        self, pairs: Sequence[PreferencePair], purpose: str, notes: list[str]
+    ) -> list[PairPrompts]:
+        """Both orders of each pair; a pair with an overlong prompt is left out and counted."""
+        limit = self.config.data.max_prompt_tokens
+        rendered = [PairPrompts(pair, self._both(pair)) for pair in pairs]
+        kept = [
+            prompts
+            for prompts in rendered
+            if all(len(prompt.token_ids) <= limit for prompt in prompts.by_order.values())
+        ]
+        if len(kept) < len(rendered):
+            notes.append(
+                f"{purpose}: {len(rendered) - len(kept):,} of {len(rendered):,} pairs left out: "
+                f"their prompt has more than {limit:,} tokens (data.max_prompt_tokens)"
+            )
+        return kept
+
+    def demonstrations(
+        self, pairs: Sequence[PreferencePair], notes: list[str]
+    ) -> list[Demonstration]:
+        """The pairs that have a trace, with the order it was written for."""
+        made: list[Demonstration] = []
+        overlong = 0
+        room = self.config.rollout.max_new_tokens
+        for pair in pairs:
+            if pair.trace is None or pair.trace_order is None:
+                continue
+            prompt = self._prompt(Presentation(pair, pair.trace_order)).token_ids
+            trace = self.tokenizer.encode(pair.trace, add_special_tokens=False)
+            completion = [*trace, self.tokenizer.eos_token_id]
+            if len(prompt) > self.config.data.max_prompt_tokens or len(completion) > room:
+                overlong += 1
+                continue
+            sample = TrainSample(np.asarray(prompt, np.int32), np.asarray(completion, np.int32))
+            made.append(Demonstration(pair.uid, sample))
+        if overlong:
+            notes.append(
+                f"distillation: {overlong:,} traces left out: prompt or trace is longer than "
+                "data.max_prompt_tokens or rollout.max_new_tokens"
+            )
+        return made
+
+    def _both(self, pair: PreferencePair) -> dict[Order, JudgePrompt]:
+        return {shown.order: self._prompt(shown) for shown in both_orders(pair)}
+
+    def _prompt(self, presentation: Presentation) -> JudgePrompt:
+        messages = self.template.render(presentation)
+        return tokenize_prompt(presentation, messages, self.tokenizer)
+
+
+def _check_phases(config: RunConfig, material: Material) -> None:
+    """Refuses a phase that is left without data."""
+    counts = {
+        "distill": (len(material.distill), "pairs with a trace: give data.distill_path"),
+        "reinforce": (len(material.reinforce), "pairs: give more data or longer limits"),
+        "evaluate": (len(material.heldout), "held-out pairs: give data.heldout_path"),
+    }
+    notes = "; ".join(material.notes)
+    for kind, (count, mend) in counts.items():
+        if config.has_phase(kind) and count == 0:
+            raise DataError(f"phase {kind} has no {mend} ({notes or 'nothing was left out'})")
+    for phase in config.phases:
+        if phase.kind == "reinforce" and phase.settings.prompts_per_step > len(material.reinforce):
+            raise DataError(
+                f"reinforce.prompts_per_step ({phase.settings.prompts_per_step:,}) is more than "
+                f"the {len(material.reinforce):,} pairs there are; lower it or give more data "
+                f"({notes or 'nothing was left out'})"
+            )
+
+
+def order_of(pair: PreferencePair, seed: int, epoch: int) -> Order:
+    """The order a pair is shown in during an epoch of reinforcement: balanced, and its own."""
+    return balanced_order(pair.uid, seed + epoch)

@@ -1,0 +1,95 @@
+"""The one table of metrics: every name that may be recorded, its unit and its meaning.
+
+Owns names, not values: whoever measures writes here what the number means first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from judging.errors import GavelError
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    unit: str
+    meaning: str
+
+
+SPANS = ("generate", "score", "train", "publish", "commit")  # what a step's time is spent on
+
+_STEP_METRICS = (
+    Metric("reward/mean", "score", "mean score of the step's judgments, failed rewards left out"),
+    Metric("reward/std", "score", "standard deviation of the same scores"),
+    Metric("reward/failed", "judgments", "judgments that no reward could score"),
+    Metric("accuracy", "share", "sampled judgments whose verdict is the gold one"),
+    Metric("parseable", "share", "sampled judgments that hold a verdict"),
+    Metric("truncated", "share", "sampled judgments cut off by the token limit"),
+    Metric(
+        "flip_rate", "share", "pairs sampled in both orders of which verdicts name one position"
+    ),
+    Metric("first_position_rate", "share", "sampled verdicts that name the answer shown first"),
+    Metric("zero_variance_groups", "groups", "groups whose scores are all equal: no gradient"),
+    Metric("dropped_groups", "groups", "groups left out of training"),
+    Metric("groups", "groups", "groups trained on"),
+    Metric("response_tokens", "tokens", "mean length of a sampled judgment"),
+    Metric("prompt_tokens", "tokens", "mean length of a prompt"),
+    Metric("tokens", "tokens", "completion tokens generated (reinforce) or trained on (distill)"),
+    Metric("tokens_per_s", "tokens/s", "tokens of the step for each second of its wall time"),
+    Metric("loss", "nats", "the optimized loss, token mean over the optimizer window"),
+    Metric("kl", "nats", "divergence from the frozen reference per token, as estimated"),
+    Metric("clip_fraction", "share", "tokens whose probability ratio was clipped"),
+    Metric("entropy", "nats", "entropy of the policy per sampled token"),
+    Metric("grad_norm", "", "norm of the gradient before clipping"),
+    Metric("learning_rate", "", "learning rate of the step"),
+    Metric("logprob_gap", "nats", "mean |logprob(learner) - logprob(engine)| of sampled tokens"),
+    Metric("probe_gap", "nats", "mean |logprob difference| of the probe after a publication"),
+    Metric("staleness", "versions", "mean age of the weights that wrote the trained samples"),
+    Metric("weight_version", "version", "weights after the step"),
+)
+_TIME_METRICS = (
+    Metric("time/generate_s", "s", "time in which rollouts were generated"),
+    Metric("time/score_s", "s", "time in which judgments were parsed and scored"),
+    Metric("time/train_s", "s", "time in which the learners stepped"),
+    Metric("time/publish_s", "s", "time in which weights went to the engines"),
+    Metric("time/commit_s", "s", "time in which the step was written down"),
+    Metric("time/other_s", "s", "the step's time in none of these"),
+    Metric("time/step_s", "s", "wall time of the step"),
+)
+_EVALUATION_METRICS = (
+    Metric("eval/pairs", "pairs", "held-out pairs judged in both orders, greedily"),
+    Metric("eval/accuracy", "share", "gold verdicts over both orders"),
+    Metric("eval/accuracy_low", "share", "lower end of the accuracy's 95 % interval"),
+    Metric("eval/accuracy_high", "share", "upper end of the accuracy's 95 % interval"),
+    Metric("eval/accuracy_first_order", "share", "gold verdicts in one seeded order of each pair"),
+    Metric("eval/consistent_accuracy", "share", "pairs judged rightly in both orders"),
+    Metric("eval/flip_rate", "share", "pairs of which both verdicts name the same position"),
+    Metric("eval/first_position_rate", "share", "verdicts that name the answer shown first"),
+    Metric("eval/parseable", "share", "judgments that hold a verdict"),
+    Metric("eval/mean_tokens", "tokens", "mean length of a judgment"),
+    Metric("eval/length_bias", "share", "verdicts for the longer answer"),
+)
+
+METRICS: Mapping[str, Metric] = {
+    metric.name: metric for metric in (*_STEP_METRICS, *_TIME_METRICS, *_EVALUATION_METRICS)
+}
+
+
+def check_metrics(metrics: Mapping[str, float], where: str) -> None:
+    """Refuses what must never be written down as a measurement.
+
+    Raises:
+        ValueError: a name that the table does not declare; a mistake in the program.
+        GavelError: a value that is no finite number; training has gone astray.
+    """
+    if unknown := sorted(set(metrics) - set(METRICS)):
+        raise ValueError(f"{where}: metrics that orchestrator/metrics.py does not name: {unknown}")
+    if broken := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
+        named = ", ".join(f"{name} is {value}" for name, value in broken.items())
+        raise GavelError(
+            f"{where}: {named}: the weights are no longer sound; go back to an earlier "
+            "checkpoint with a lower learning rate or a lower gradient_clip"
+        )

@@ -1,0 +1,186 @@
+"""What must be in place before the first actor starts, checked on this machine.
+
+`inputs` are wrong on every machine and refused even by a dry run; `obstacles` are what this
+machine lacks, which a dry run only tells.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from judging.errors import ConfigurationError, InfrastructureError
+from judging.prompts import load_template
+from orchestrator.config import RunConfig
+from orchestrator.facts import Facts, absent_data, read_json
+from orchestrator.memory import GIB, kv_cache_tokens
+from orchestrator.plan import Plan
+
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+STORE_TIMEOUT_S = 5.0
+# vLLM's own number for one engine step on a CPU where rollout.max_batched_tokens is not set.
+CPU_BATCHED_TOKENS = 4096
+
+
+def check_inputs(config: RunConfig, facts: Facts) -> None:
+    """Raises ConfigurationError for a template or a model folder that cannot be used."""
+    load_template(config.judge.template)
+    if facts.model.folder is not None:
+        check_model_folder(facts.model.folder)
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises ConfigurationError if `folder` is no model with weights, tokenizer and template."""
+    read_json(folder / "config.json")
+    weights = {file.name for file in folder.glob("*.safetensors")}
+    index = folder / "model.safetensors.index.json"
+    wanted = set(read_json(index).get("weight_map", {}).values()) if index.exists() else set()
+    if missing := sorted(wanted - weights):
+        raise ConfigurationError(
+            f"model.path: {folder} lacks {', '.join(missing[:3])} of its weights: fetch them again"
+        )
+    if not weights:
+        pickled = next(folder.glob("*.bin"), None) or next(folder.glob("*.pt"), None)
+        held = f"only {pickled.name}, a pickle, which is not loaded" if pickled else "no weights"
+        raise ConfigurationError(
+            f"model.path: {folder} holds {held}: save the model as *.safetensors "
+            "(save_pretrained of transformers does)"
+        )
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise ConfigurationError(
+            f"model.path: {folder} has no tokenizer (tokenizer.json): copy that of its base model "
+            "into it"
+        )
+    tokenizer = folder / "tokenizer_config.json"
+    has_template = tokenizer.exists() and bool(read_json(tokenizer).get("chat_template"))
+    if not has_template and not (folder / "chat_template.jinja").exists():
+        raise ConfigurationError(
+            f"model.path: {folder} has no chat template: add chat_template.jinja, or take a model "
+            "that is tuned for chat"
+        )
+
+
+def check_obstacles(config: RunConfig, plan: Plan, facts: Facts) -> None:
+    """Raises ConfigurationError with all that keeps this machine from running `config`."""
+    if found := find_obstacles(config, plan, facts):
+        lines = "\n".join(f"- {obstacle}" for obstacle in found)
+        raise ConfigurationError(f"this run cannot start here:\n{lines}")
+
+
+def find_obstacles(config: RunConfig, plan: Plan, facts: Facts) -> list[str]:
+    """What keeps this machine from running `config`, each with its mend; changes nothing."""
+    found = [*_data(config), *_model(config, facts), *_run_dir(config), *_compiler()]
+    if not facts.machine.is_cluster:  # else they are other machines' matter
+        found += _gpus(plan, facts)
+        if not plan.uses_gpus:
+            found += [*_memory(plan, facts), *_cpu_engine(config, facts)]
+    return found
+
+
+def check_store(config: RunConfig) -> None:
+    """Raises ConfigurationError if the server at `store.url` cannot be used."""
+    if config.store.url is None:
+        return
+    from orchestrator.store import open_store
+
+    try:  # opened and closed as the run will do it, with a directory that is not the run's
+        with (
+            TemporaryDirectory(prefix="gavel-") as folder,
+            open_store(config.store.url, Path(folder), timeout_s=STORE_TIMEOUT_S),
+        ):
+            pass
+    except InfrastructureError as error:
+        raise ConfigurationError(
+            f"store.url: {error}: start that server, mend the address, or leave store.url out for "
+            "a private server"
+        ) from error
+
+
+def _data(config: RunConfig) -> Iterator[str]:
+    for key, path in absent_data(config).items():
+        yield f"{key}: {path} is not on this machine: put it there, or set {key} to where it is"
+
+
+def _model(config: RunConfig, facts: Facts) -> Iterator[str]:
+    path = config.model.path
+    if path is None or facts.model.folder is not None:
+        return
+    if not HUB_ID.fullmatch(path) or path.startswith("."):
+        yield f"model.path: {path} is not a folder: name a Hugging Face model folder or a hub id"
+    elif os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
+        yield (
+            f"model.path: {path} is neither a folder nor in the hub's cache, and HF_HUB_OFFLINE "
+            f"is set: fetch it with `hf download {path}` where there is a network"
+        )
+
+
+def _run_dir(config: RunConfig) -> Iterator[str]:
+    nearest = config.run.dir.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        yield f"run.dir: {nearest} is not a folder: choose another run.dir"
+    elif not os.access(nearest, os.W_OK | os.X_OK):
+        yield f"run.dir: {nearest} cannot be written to: choose another run.dir"
+
+
+def _compiler() -> Iterator[str]:
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        yield (
+            "no C++ compiler is on the PATH, and DeepSpeed compiles its communication on first "
+            "use: install one (apt install g++)"
+        )
+    # The scripts of this Python's packages need not be on the PATH.
+    elif shutil.which("ninja") is None and not (Path(sys.executable).parent / "ninja").exists():
+        yield "ninja, which DeepSpeed builds with, is not on the PATH: pip install ninja"
+
+
+def _gpus(plan: Plan, facts: Facts) -> Iterator[str]:
+    have = facts.machine.gpus
+    if plan.uses_gpus and plan.gpus > have:
+        parts = " + ".join(
+            f"{actor.count} {actor.role}s x {actor.gpus}" for actor in plan.actors if actor.gpus
+        )
+        mend = (
+            "lower rollout.workers, rollout.tensor_parallel or learner.ranks, set RAY_ADDRESS to "
+            "a cluster that has them"
+        )
+        without = ", or set CUDA_VISIBLE_DEVICES= to use none" if have else ""
+        yield f"{plan.gpus} GPUs are needed ({parts}) and {have} are here: {mend}{without}"
+
+
+def _memory(plan: Plan, facts: Facts) -> Iterator[str]:
+    needed, free = plan.host_memory_bytes, facts.machine.memory_bytes
+    if needed is not None and needed > free:
+        yield (
+            f"about {needed / GIB:.1f} GiB of memory are needed and {free / GIB:.1f} GiB are free: "
+            "lower rollout.workers, rollout.kv_cache_gib, learner.ranks or "
+            "learner.micro_batch_tokens, or end other programs"
+        )
+
+
+def _cpu_engine(config: RunConfig, facts: Facts) -> Iterator[str]:
+    rollout, context = config.rollout, config.context_tokens
+    batched = rollout.max_batched_tokens
+    if batched is not None and batched < context:
+        yield (
+            f"rollout.max_batched_tokens ({batched}) is less than the context of {context} tokens, "
+            "but an engine on a CPU takes a prompt in one step: raise it, or leave it out"
+        )
+    if batched is None and rollout.max_concurrent_sequences > max(context, CPU_BATCHED_TOKENS):
+        yield (
+            f"rollout.max_concurrent_sequences ({rollout.max_concurrent_sequences}) is more than "
+            f"the {max(context, CPU_BATCHED_TOKENS)} tokens of one engine step: lower it, or raise "
+            "rollout.max_batched_tokens"
+        )
+    shape = facts.model.shape
+    if shape is not None and (room := kv_cache_tokens(config, shape)) < context:
+        yield (
+            f"rollout.kv_cache_gib ({rollout.kv_cache_gib:g}) holds {room} tokens, less than the "
+            f"context of {context}: raise it"
+        )

@@ -1,0 +1,212 @@
+"""`report.html`: a run on one self-contained page, made from the run's directory alone.
+
+Owns the page and its plots. Text of a model is untrusted: the template escapes it, and the
+page's policy lets nothing run or load.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.console import PHASE_TITLES, duration, printable, share
+from orchestrator.metrics import METRICS, SPANS
+from orchestrator.rundir import RunDirectory, StepRow, TraceRecord, atomic_writer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SAMPLES_SHOWN = 4  # of each phase's last step
+# Colours that stay apart for colour-blind eyes (Okabe and Ito).
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+_TIMES = (*SPANS, "other")
+_STEP_CHARTS = (
+    ("Reward", ("reward/mean",)),
+    ("Verdicts", ("accuracy", "parseable")),
+    ("Position", ("flip_rate", "first_position_rate")),
+    ("Loss", ("loss",)),
+    ("KL to the reference", ("kl",)),
+    ("Gradient norm", ("grad_norm",)),
+    ("Learner against engine", ("logprob_gap",)),
+    ("Length", ("response_tokens",)),
+    ("Throughput", ("tokens_per_s",)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    title: str
+    caption: str
+    svg: str  # of our own making, put in as it is
+
+
+@dataclass(frozen=True, slots=True)
+class SampleGroup:
+    title: str
+    records: Sequence[TraceRecord]
+
+
+def write_report(run: RunDirectory) -> Path:
+    """Writes `report.html` from what the run's directory holds so far."""
+    import jinja2
+
+    steps, evaluations = run.read_measurements()
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_printable,
+    )
+    page = environment.get_template("report.html.j2").render(
+        run_id=run.run_id,
+        summary=run.read_summary(),
+        evaluations=evaluations,
+        titles=PHASE_TITLES,
+        duration=duration,
+        share=share,
+        charts=list(_charts(steps, evaluations)),
+        samples=_samples(run),
+        config=run.config.read_text("utf-8") if run.config.exists() else "",
+    )
+    with atomic_writer(run.report) as file:
+        file.write(page)
+    return run.report
+
+
+def _printable(part: Any) -> Any:
+    return printable(part) if type(part) is str else part  # not the markup of our own pictures
+
+
+def _charts(steps: Sequence[StepRow], evaluations: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
+    if evaluations:
+        yield _evaluation_chart(evaluations)
+    phases: dict[int, list[StepRow]] = {}
+    for row in steps:
+        phases.setdefault(row.phase_index, []).append(row)
+    for rows in phases.values():
+        of_phase = f" ({rows[0].phase})" if len(phases) > 1 else ""
+        for title, names in _STEP_CHARTS:
+            measured = [name for name in names if any(name in row.metrics for row in rows)]
+            if measured:
+                yield _line_chart(title + of_phase, rows, measured)
+        if any("time/other_s" in row.metrics for row in rows):
+            yield _time_chart("Time of a step" + of_phase, rows)
+
+
+def _evaluation_chart(evaluations: Sequence[Mapping[str, Any]]) -> Chart:
+    figure, axes = _figure()
+    shown = list({row["phase"]: row for row in evaluations}.values())  # the last of each phase
+    accuracy = [row["accuracy"] for row in shown]
+    below = [max(0.0, row["accuracy"] - row["accuracy_low"]) for row in shown]
+    above = [max(0.0, row["accuracy_high"] - row["accuracy"]) for row in shown]
+    places = range(len(shown))
+    colours = dict(zip(PHASE_TITLES, _COLOURS, strict=False))
+    axes.bar(
+        places,
+        accuracy,
+        width=0.6,
+        color=[colours.get(row["phase"], "#616e7c") for row in shown],
+        yerr=[below, above],
+        capsize=4,
+        error_kw={"elinewidth": 1.2, "ecolor": "#1f2933"},
+    )
+    for place, row in zip(places, shown, strict=True):
+        axes.text(place, 0.03, f"{row['accuracy']:.3f}", ha="center", color="white", weight="bold")
+    axes.axhline(0.5, color="#616e7c", linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_xticks(places, [PHASE_TITLES.get(str(row["phase"]), "") for row in shown])
+    axes.set_ylim(0, 1)
+    caption = "gold verdicts over both orders after each phase, with the interval; dashed: chance"
+    return Chart("Held-out accuracy", caption, _svg(figure, "evaluations"))
+
+
+def _line_chart(title: str, rows: Sequence[StepRow], names: Sequence[str]) -> Chart:
+    figure, axes = _figure()
+    for name, colour in zip(names, _COLOURS, strict=False):
+        points = [(row.step, row.metrics[name]) for row in rows if name in row.metrics]
+        axes.plot(
+            [step for step, _ in points],
+            [number for _, number in points],
+            color=colour,
+            linewidth=1.6,
+            marker="o" if len(points) < 20 else None,
+            markersize=3,
+            label=name,
+        )
+    if len(names) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="best")
+        if all(METRICS[name].unit == "share" for name in names):
+            axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel("step")
+    caption = "; ".join(
+        f"{name}: {METRICS[name].meaning}" if len(names) > 1 else METRICS[name].meaning
+        for name in names
+    )
+    units = {METRICS[name].unit for name in names} - {""}
+    if len(units) == 1:
+        axes.set_ylabel(units.pop())
+    return Chart(title, caption, _svg(figure, title))
+
+
+def _time_chart(title: str, rows: Sequence[StepRow]) -> Chart:
+    figure, axes = _figure()
+    colours = {f"time/{span}_s": colour for span, colour in zip(_TIMES, _COLOURS, strict=True)}
+    shown = [name for name in colours if any(name in row.metrics for row in rows)]
+    seconds = [[row.metrics.get(name, 0.0) for row in rows] for name in shown]
+    # One plateau a step: the last value is given twice, as the right edge of the last step.
+    axes.stackplot(
+        [row.step - 0.5 for row in rows] + [rows[-1].step + 0.5],
+        [[*series, series[-1]] for series in seconds],
+        step="post",
+        colors=[colours[name] for name in shown],
+        labels=[name.removeprefix("time/").removesuffix("_s") for name in shown],
+    )
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, 1.2))
+    axes.set_xlabel("step")
+    axes.set_ylabel("s")
+    caption = "where the wall time of each step went"
+    return Chart(title, caption, _svg(figure, title))
+
+
+def _figure() -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure  # without pyplot, which would keep global state
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(5.2, 3.0), layout="constrained")
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+    axes.ticklabel_format(axis="y", useOffset=False)
+    return figure, axes
+
+
+def _svg(figure: Figure, salt: str) -> str:
+    """The picture alone, with text as text and ids that no other picture of the page has."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": salt}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def _samples(run: RunDirectory) -> list[SampleGroup]:
+    """Judgments of each phase's last step, each of another prompt."""
+    groups = []
+    for folder in sorted(run.traces.glob("*-*"), key=lambda path: int(path.name.split("-")[0])):
+        files = sorted(folder.glob("step-*.jsonl"))
+        if files:
+            first_of_each: dict[str, TraceRecord] = {}
+            for record in run.read_traces(files[-1]):
+                first_of_each.setdefault(record.presentation_uid, record)
+            shown = list(first_of_each.values())[:SAMPLES_SHOWN]
+            step = int(files[-1].stem.removeprefix("step-"))
+            groups.append(SampleGroup(f"{folder.name.split('-', 1)[1]}, step {step}", shown))
+    return groups

@@ -1,0 +1,320 @@
+"""The run's directory: its layout, its writers, and finding one.
+
+Owns every file of `runs/<run id>/` but `journal/` (the store's) and `tensorboard/` (its
+writer's). Whole files are written to a temporary name and renamed, so that a reader, or a
+driver after a crash, never meets half of one; `metrics.jsonl` grows by whole lines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+from judging.errors import ConfigurationError
+from judging.records import Judgment
+from orchestrator.metrics import METRICS
+from rewards.protocol import Json, RewardResult
+
+if TYPE_CHECKING:
+    from evaluation.metrics import EvaluationResult
+
+EvaluatedPhase = Literal["base", "distill", "reinforce"]
+FinalStatus = Literal["done", "failed", "stopped"]
+QUESTION_CHARS = 500  # of the question kept beside a trace, enough to know it by
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SUMMARY_FIELDS = (
+    "phase",
+    "step",
+    "pairs",
+    "accuracy",
+    "accuracy_first_order",
+    "flip_rate",
+    "first_position_rate",
+    "parseable",
+    "mean_tokens",
+)
+_EVALUATED = "eval/"
+_STEP_PLACE = ("phase", "phase_index", "total_steps", "step", "at_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation of the run: the weights after `step` steps of `phase`."""
+
+    phase: EvaluatedPhase
+    step: int
+    result: EvaluationResult
+
+    def row(self) -> dict[str, Any]:
+        """Flat, as tables show it; a share of nothing is None."""
+        row = {"phase": self.phase, "step": self.step, **asdict(self.result)}
+        row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
+        return row
+
+    def metrics(self) -> dict[str, float]:
+        row = self.row()
+        names = (name for name in METRICS if name.startswith(_EVALUATED))
+        measured = {name: row[name.removeprefix(_EVALUATED)] for name in names}
+        return {name: number for name, number in measured.items() if number is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """`summary.json`, which others rely on."""
+
+    run_id: str
+    status: FinalStatus
+    seed: int
+    wall_s: float
+    evaluations: tuple[Evaluation, ...]
+    peak_rss_bytes: int
+    versions: Mapping[str, str]
+
+    def as_json(self) -> dict[str, Json]:
+        return {
+            "run_id": self.run_id,
+            "status": self.status,
+            "seed": self.seed,
+            "wall_s": self.wall_s,
+            "evaluations": [
+                {name: row[name] for name in _SUMMARY_FIELDS}
+                for row in map(Evaluation.row, self.evaluations)
+            ],
+            "peak_rss_bytes": self.peak_rss_bytes,
+            "versions": dict(self.versions),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TraceRecord:
+    """One judgment as it is kept in `traces/` and shown as a sample."""
+
+    presentation_uid: str
+    order: str
+    sample: int
+    question: str  # the start of the last user turn
+    gold: str
+    verdict: str | None
+    reason: str | None  # why there is no verdict
+    status: str  # of the reward
+    score: float | None
+    text: str
+    tokens: int
+    finish_reason: str
+    seed: int
+    weight_version_min: int
+    weight_version_max: int
+
+    @classmethod
+    def of(cls, judgment: Judgment, result: RewardResult) -> TraceRecord:
+        presentation, rollout = judgment.presentation, judgment.rollout
+        verdict = judgment.trace.verdict
+        return cls(
+            presentation_uid=presentation.uid,
+            order=presentation.order,
+            sample=rollout.sample,
+            question=presentation.pair.conversation[-1].content[:QUESTION_CHARS],
+            gold=presentation.gold,
+            verdict=verdict.letter,
+            reason=verdict.reason,
+            status=result.status,
+            score=result.score,
+            text=rollout.text,
+            tokens=len(rollout.token_ids),
+            finish_reason=rollout.finish_reason,
+            seed=rollout.seed,
+            weight_version_min=rollout.weight_version_min,
+            weight_version_max=rollout.weight_version_max,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StepRow:
+    """One step as `metrics.jsonl` holds it."""
+
+    phase: str
+    phase_index: int
+    total_steps: int | None
+    step: int
+    at_s: float  # wall clock, Unix time
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """`runs/<run id>/`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, runs_dir: Path, run_id: str) -> RunDirectory:
+        """Makes the directory of a new run.
+
+        Raises:
+            ConfigurationError: the id is no plain name, or its directory holds a run.
+        """
+        if not _RUN_ID.fullmatch(run_id):
+            raise ConfigurationError(
+                f"run id {run_id!r}: use letters, digits, '.', '_' and '-' only, a letter or "
+                "digit first"
+            )
+        run = cls(runs_dir / run_id)
+        if run.summary.exists() or run.config.exists():
+            held = "a finished run" if run.summary.exists() else "a run that did not finish"
+            raise ConfigurationError(
+                f"{run.path} already holds {held}: choose another run id, or move that "
+                "directory away"
+            )
+        run.path.mkdir(parents=True, exist_ok=True)
+        return run
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def traces(self) -> Path:
+        return self.path / "traces"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    def write_config(self, config_yaml: str) -> None:
+        with atomic_writer(self.config) as file:
+            file.write(config_yaml)
+
+    def write_summary(self, summary: Summary) -> None:
+        with atomic_writer(self.summary) as file:
+            json.dump(summary.as_json(), file, indent=2, allow_nan=False)
+
+    def read_summary(self) -> dict[str, Any] | None:
+        return json.loads(self.summary.read_text("utf-8")) if self.summary.exists() else None
+
+    def append_step(self, row: StepRow) -> None:
+        place = {name: getattr(row, name) for name in _STEP_PLACE}
+        self._append_metrics({**place, **row.metrics})
+
+    def append_evaluation(self, evaluation: Evaluation, at_s: float) -> None:
+        place = {"phase": evaluation.phase, "step": evaluation.step, "at_s": at_s}
+        self._append_metrics({**place, **evaluation.metrics()})
+
+    def read_measurements(self) -> tuple[list[StepRow], list[dict[str, Any]]]:
+        """The steps, and the evaluations as `Evaluation.row` gives them, of `metrics.jsonl`.
+
+        The end of a row that a crash cut off is left out.
+        """
+        steps: list[StepRow] = []
+        evaluations: list[dict[str, Any]] = []
+        for row in _read_lines(self.metrics):
+            if "phase_index" in row:
+                place = {name: row.pop(name) for name in _STEP_PLACE}
+                steps.append(StepRow(**place, metrics=row))
+            else:
+                nothing = {name: None for name in METRICS if name.startswith(_EVALUATED)}
+                whole = {**nothing, **row}
+                evaluations.append({name.removeprefix(_EVALUATED): whole[name] for name in whole})
+        return steps, evaluations
+
+    def read_events(self) -> list[dict[str, Any]]:
+        return _read_lines(self.events)
+
+    def _append_metrics(self, row: Mapping[str, Json]) -> None:
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+
+    def write_traces(
+        self, phase: int, kind: str, step: int, records: Sequence[TraceRecord]
+    ) -> Path:
+        """One file for each step, `traces/<phase>-<kind>/step-<step>.jsonl`."""
+        path = self.traces / f"{phase}-{kind}" / f"step-{step:06d}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_writer(path) as file:
+            for record in records:
+                file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
+        return path
+
+    def read_traces(self, path: Path) -> list[TraceRecord]:
+        return [TraceRecord(**row) for row in _read_lines(path)]
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint after `step` training steps lies, or would."""
+        return self.checkpoints / f"step-{step:06d}"
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """A folder to fill, which is `checkpoints/step-<step>/` once the block has ended well.
+
+        Raises FileExistsError if there is such a checkpoint already.
+        """
+        final = self.checkpoint_path(step)
+        if final.exists():
+            raise FileExistsError(f"{final} exists already")
+        partial = self.checkpoints / f".{final.name}.partial"
+        shutil.rmtree(partial, ignore_errors=True)  # of a driver that died while filling it
+        partial.mkdir(parents=True)
+        yield partial
+        partial.rename(final)
+
+
+@contextmanager
+def atomic_writer(path: Path) -> Iterator[IO[str]]:
+    """A text file that appears under its name whole, or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A lone surrogate, which text out of JSON may hold, becomes the escape JSON has for it.
+        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def all_runs(runs_dir: Path) -> list[RunDirectory]:
+    """The runs there are, the one begun last at the end."""
+    configs = sorted(runs_dir.glob("*/config.yaml"), key=lambda path: path.stat().st_mtime_ns)
+    return [RunDirectory(path.parent) for path in configs]
+
+
+def latest_run(runs_dir: Path) -> RunDirectory | None:
+    return next(reversed(all_runs(runs_dir)), None)
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file if line.endswith("\n")]

@@ -1,0 +1,189 @@
+"""Where a run's measurements go: `metrics.jsonl`, TensorBoard and the console.
+
+Owns the measuring of a step's time shares and the fan-out; the names and meanings of metrics are
+in `orchestrator.metrics`. What recovery needs is the journal's, not telemetry's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from orchestrator.console import (
+    ProgressMode,
+    RunConsole,
+    evaluation_line,
+    evaluations_table,
+    samples_table,
+)
+from orchestrator.metrics import SPANS, check_metrics
+from orchestrator.rundir import Evaluation, RunDirectory, StepRow, TraceRecord
+
+
+class StepTimer:
+    """Divides a step's wall time among named spans, which may overlap."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.restart()
+
+    def restart(self) -> None:
+        self._began_at_s = self._clock()
+        self._span_s: defaultdict[str, float] = defaultdict(float)
+        self._open = 0
+        self._open_since_s = 0.0
+        self._covered_s = 0.0  # time with at least one span open
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        if name not in SPANS:
+            raise ValueError(f"no span {name!r}: orchestrator/metrics.py names {SPANS}")
+        began_at_s = self._clock()
+        if self._open == 0:
+            self._open_since_s = began_at_s
+        self._open += 1
+        try:
+            yield
+        finally:
+            ended_at_s = self._clock()
+            self._open -= 1
+            if self._open == 0:
+                self._covered_s += ended_at_s - self._open_since_s
+            self._span_s[name] += ended_at_s - began_at_s
+
+    def times(self) -> dict[str, float]:
+        """The step's `time/*` metrics up to now; `other` is the time in no span."""
+        step_s = self._clock() - self._began_at_s
+        spans = {f"time/{name}_s": seconds for name, seconds in self._span_s.items()}
+        return {**spans, "time/other_s": step_s - self._covered_s, "time/step_s": step_s}
+
+
+class Telemetry:
+    """Lifecycle: `with Telemetry(...)`, in it `with phase(...)`, in it for each step
+    `begin_step()`, spans, `step(...)`.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        *,
+        tensorboard: bool = True,
+        samples: int = 3,
+        samples_every_steps: int = 10,
+        progress: ProgressMode = "auto",
+        console: RunConsole | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._run = run
+        self._samples = samples
+        self._samples_every_steps = samples_every_steps
+        self._console = console or RunConsole(progress)
+        self._wall_clock = wall_clock
+        self._timer = StepTimer(clock)
+        self._board = TensorBoard(run) if tensorboard else None
+        self._phase = StepRow("", 0, None, 0, 0.0, {})  # the current phase, to be filled in
+        self._steps = 0  # of all phases together
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._board is not None:
+            self._board.close()
+
+    @contextmanager
+    def phase(self, kind: str, index: int, total_steps: int | None) -> Iterator[None]:
+        self._phase = StepRow(kind, index, total_steps, 0, 0.0, {})
+        self._console.begin_phase(kind, total_steps)
+        self._timer.restart()
+        try:
+            yield
+        finally:
+            self._console.end_phase()
+
+    def begin_step(self) -> None:
+        """Starts the step's clock; what lies between two steps counts to neither."""
+        self._timer.restart()
+
+    def span(self, name: str) -> Any:
+        """Context manager around one of the parts that a step's time is divided into."""
+        return self._timer.span(name)
+
+    def step(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Records a finished step, which counts from 1, and its times.
+
+        Answers all that was recorded: `metrics`, `time/*`, and `tokens_per_s` where `metrics`
+        has `tokens`. Raises as `orchestrator.metrics.check_metrics`.
+        """
+        times = self._timer.times()
+        recorded = {**metrics, **times}
+        if "tokens" in metrics:
+            recorded["tokens_per_s"] = metrics["tokens"] / max(times["time/step_s"], 1e-9)
+        check_metrics(recorded, f"{self._phase.phase} step {step}")
+        self._steps += 1
+        row = replace(self._phase, step=step, at_s=self._wall_clock(), metrics=recorded)
+        self._run.append_step(row)
+        if self._board is not None:
+            tags = {f"{row.phase}/{name}": number for name, number in recorded.items()}
+            self._board.add(tags, self._steps, row.at_s)
+        self._console.step(step, recorded)
+        return recorded
+
+    def samples(self, step: int, records: Sequence[TraceRecord]) -> None:
+        """Shows some of a step's judgments, each of another prompt, every `samples_every_steps`."""
+        is_due = step == 1 or step % self._samples_every_steps == 0
+        if self._samples and is_due and not self._console.is_quiet:
+            first_of_each = {record.presentation_uid: record for record in reversed(records)}
+            shown = list(reversed(first_of_each.values()))[: self._samples]
+            self._console.show(samples_table(f"{self._phase.phase} step {step}", shown))
+
+    def evaluation(self, evaluation: Evaluation) -> None:
+        """Records an evaluation and says its result."""
+        metrics = evaluation.metrics()
+        check_metrics(metrics, f"evaluation after {evaluation.phase} step {evaluation.step}")
+        at_s = self._wall_clock()
+        self._run.append_evaluation(evaluation, at_s)
+        if self._board is not None:
+            self._board.add(metrics, self._steps, at_s)
+        self._console.say(evaluation_line(evaluation.row()))
+
+    def say(self, text: str) -> None:
+        """A line for the person at the console."""
+        self._console.say(text)
+
+    def final_table(self, evaluations: Sequence[Evaluation]) -> None:
+        """The last evaluation of each phase, with the gain of each phase."""
+        last = {evaluation.phase: evaluation.row() for evaluation in evaluations}
+        if last:
+            self._console.show(evaluations_table(list(last.values())))
+
+
+class TensorBoard:
+    """Scalars in TensorBoard's own files, by its own writer: torch is not needed."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        self._writer = EventFileWriter(str(run.tensorboard), flush_secs=10)
+
+    def add(self, scalars: Mapping[str, float], step: int, at_s: float) -> None:
+        # Generated modules, whose names a type checker cannot see.
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._writer.add_event(Event(wall_time=at_s, step=step, summary=Summary(value=values)))
+
+    def close(self) -> None:
+        self._writer.close()

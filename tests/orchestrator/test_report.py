@@ -1,0 +1,139 @@
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from run_samples import evaluation, trace_record
+
+from orchestrator.report import write_report
+from orchestrator.rundir import RunDirectory, StepRow, Summary
+
+
+@pytest.fixture
+def run(tmp_path):
+    run = RunDirectory.create(tmp_path, "run-1")
+    run.write_config("model: tiny # <b>\n")
+    return run
+
+
+@pytest.fixture
+def finished(run):
+    evaluations = (
+        evaluation("base", 0, 0.5, flip_rate=None),
+        evaluation("distill", 3, 0.65),
+        evaluation("reinforce", 2, 0.86),
+    )
+    for step in (1, 2, 3):
+        run.append_step(StepRow("distill", 0, 3, step, 0.0, {"loss": 1 / step, "grad_norm": 1.0}))
+    for step in (1, 2):
+        metrics = {
+            "reward/mean": 0.1 * step,
+            "accuracy": 0.6,
+            "parseable": 0.99,
+            "kl": 1e-4,
+            "logprob_gap": 1e-5,
+            "time/generate_s": 1.0,
+            "time/train_s": 0.5,
+            "time/other_s": 0.1,
+            "time/step_s": 1.6,
+        }
+        run.append_step(StepRow("reinforce", 1, 2, step, 0.0, metrics))
+    for made in evaluations:
+        run.append_evaluation(made, 0.0)
+    run.write_summary(Summary("run-1", "done", 7, 90.0, evaluations, 3 * 2**30, {"ray": "2.55.0"}))
+    return run
+
+
+class Page(HTMLParser):
+    """The elements of a page, and the figures' titles."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+
+def test_report_has_plots_tables_and_settings(finished):
+    path = write_report(finished)
+    assert path == finished.report
+    text = path.read_text("utf-8")
+    titles = re.findall(r"<figcaption><b>(.*?)</b>", text)
+    assert titles == [
+        "Held-out accuracy",
+        "Loss (distill)",
+        "Gradient norm (distill)",
+        "Reward (reinforce)",
+        "Verdicts (reinforce)",
+        "KL to the reference (reinforce)",
+        "Learner against engine (reinforce)",
+        "Time of a step (reinforce)",
+    ]
+    assert text.count("<svg") == len(titles)
+    for shown in ("0.860", "0.810 to 0.910", "+0.210", "done after 1 min 30 s", "2.55.0"):
+        assert shown in text
+    assert "model: tiny # &lt;b&gt;" in text
+
+
+def test_report_stands_on_its_own(finished):
+    page = Page(write_report(finished).read_text("utf-8"))
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    for _, attributes in page.elements:
+        for name in ("src", "href", "xlink:href"):
+            assert (attributes.get(name) or "#").startswith("#")
+    policies = [a["content"] for tag, a in page.elements if a.get("http-equiv")]
+    assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
+
+
+def test_ids_of_the_pictures_do_not_clash(finished):
+    text = write_report(finished).read_text("utf-8")
+    clips = re.findall(r'<clipPath id="([^"]+)"', text)
+    assert len(clips) == len(set(clips)) > 0
+
+
+def test_text_of_a_model_is_escaped(finished):
+    evil = "<script>alert(1)</script><img src=x onerror=alert(2)>{{ 7 * 7 }}\x1b[2J\ud83d"
+    records = [
+        trace_record(0, evil, question=evil),
+        trace_record(1, "cut", verdict=None, reason="truncated", score=None, status="timeout"),
+    ]
+    finished.write_traces(1, "reinforce", 1, [trace_record(9, "an earlier step")])
+    finished.write_traces(1, "reinforce", 2, records)
+    text = write_report(finished).read_text("utf-8")
+    tags = [tag for tag, _ in Page(text).elements]
+    assert "script" not in tags
+    assert "img" not in tags
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "{{ 7 * 7 }}" in text
+    assert "\x1b" not in text
+    assert "Sample judgments: reinforce, step 2" in text
+    assert "reward timeout" in text
+    assert "an earlier step" not in text
+
+
+def test_report_of_a_run_that_has_done_nothing_yet(run):
+    text = write_report(run).read_text("utf-8")
+    assert "no summary yet" in text
+    assert "<svg" not in text
+
+
+def test_report_of_one_step_and_one_evaluation(run):
+    run.append_step(StepRow("distill", 0, 1, 1, 0.0, {"loss": 1.0, "time/other_s": 1.0}))
+    run.append_evaluation(evaluation("base", 0, 0.5), 0.0)
+    assert write_report(run).read_text("utf-8").count("<svg") == 3
+
+
+def test_report_leaves_no_global_plotting_state(finished):
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from orchestrator.report import write_report\n"
+        "from orchestrator.rundir import RunDirectory\n"
+        "write_report(RunDirectory(Path(sys.argv[1])))\n"
+        "sys.exit('pyplot' if 'matplotlib.pyplot' in sys.modules else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(finished.path)], check=True)

@@ -1,0 +1,177 @@
+import json
+import os
+
+import numpy as np
+import pytest
+from run_samples import evaluation, trace_record
+
+from judging.errors import ConfigurationError
+from judging.records import (
+    FinishReason,
+    Judgment,
+    Message,
+    PreferencePair,
+    Presentation,
+    Reason,
+    Rollout,
+    Trace,
+    Verdict,
+)
+from orchestrator.rundir import (
+    RunDirectory,
+    StepRow,
+    Summary,
+    TraceRecord,
+    atomic_writer,
+    latest_run,
+)
+from rewards.protocol import RewardResult
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory.create(tmp_path / "runs", "run-1")
+
+
+def summary(*evaluations) -> Summary:
+    return Summary("run-1", "done", 7, 12.5, evaluations, 2**30, {"ray": "2.55.0"})
+
+
+def test_summary_has_exactly_the_promised_fields(run):
+    run.write_summary(summary(evaluation("base", 0, 0.5), evaluation("distill", 9, 0.7)))
+    written = json.loads(run.summary.read_text())
+    assert list(written) == [
+        "run_id",
+        "status",
+        "seed",
+        "wall_s",
+        "evaluations",
+        "peak_rss_bytes",
+        "versions",
+    ]
+    assert written["evaluations"][1] == {
+        "phase": "distill",
+        "step": 9,
+        "pairs": 200,
+        "accuracy": 0.7,
+        "accuracy_first_order": pytest.approx(0.71),
+        "flip_rate": 0.2,
+        "first_position_rate": 0.52,
+        "parseable": 0.98,
+        "mean_tokens": 131.2,
+    }
+    assert run.read_summary() == written
+
+
+def test_finished_run_is_not_written_over(run, tmp_path):
+    run.write_config("seed: 7\n")
+    run.write_summary(summary())
+    with pytest.raises(ConfigurationError, match="a finished run: choose another run id"):
+        RunDirectory.create(tmp_path / "runs", "run-1")
+
+
+def test_run_that_was_begun_is_not_mixed_with_another(run, tmp_path):
+    assert RunDirectory.create(tmp_path / "runs", "run-1") == run  # nothing was written yet
+    run.write_config("seed: 7\n")
+    with pytest.raises(ConfigurationError, match="did not finish"):
+        RunDirectory.create(tmp_path / "runs", "run-1")
+
+
+@pytest.mark.parametrize("run_id", ["", "..", "a/b", "/tmp/a", ".hidden", "a{b}", "a b", "a\n"])
+def test_run_id_is_a_plain_name(run_id, tmp_path):
+    with pytest.raises(ConfigurationError, match="run id"):
+        RunDirectory.create(tmp_path, run_id)
+
+
+def test_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("before")
+
+    def write_half() -> None:
+        with atomic_writer(path) as file:
+            file.write("half")
+            file.flush()
+            assert path.read_text() == "before"
+            raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert path.read_text() == "before"
+    assert os.listdir(tmp_path) == ["file"]
+    with atomic_writer(path) as file:
+        file.write("after")
+    assert path.read_text() == "after"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_measurements_survive_a_row_that_a_crash_cut_off(run):
+    row = StepRow("distill", 0, 20, 1, 1000.5, {"loss": 0.5})
+    run.append_step(row)
+    run.append_evaluation(evaluation("distill", 1, 0.7, length_bias=None), 1001.0)
+    with run.metrics.open("a") as file:
+        file.write('{"phase": "distill", "phase_in')
+    steps, evaluations = run.read_measurements()
+    assert steps == [row]
+    expected = {"at_s": 1001.0, **evaluation("distill", 1, 0.7, length_bias=None).row()}
+    assert evaluations == [expected]
+    assert evaluations[0]["length_bias"] is None
+
+
+def test_traces_keep_any_text(run):
+    texts = ["简体中文 🙂", "a lone \ud83d surrogate", "line\nend\r\n\u2028\x00", "<answer>[[A]]"]
+    records = [trace_record(number, text) for number, text in enumerate(texts)]
+    path = run.write_traces(1, "reinforce", 12, records)
+    assert path == run.traces / "1-reinforce" / "step-000012.jsonl"
+    assert run.read_traces(path) == records
+    assert "简体中文 🙂" in path.read_text("utf-8")
+
+
+def test_trace_record_tells_a_judgment_apart():
+    pair = PreferencePair("uid1", (Message("user", "Q" * 900),), "good", "bad")
+    rollout = Rollout(
+        presentation_uid="uid1/rejected_first",
+        sample=2,
+        seed=5,
+        token_ids=np.arange(3, dtype=np.int32),
+        logprobs=np.zeros(3, dtype=np.float32),
+        text="no verdict",
+        finish_reason=FinishReason.LENGTH,
+        weight_version_min=4,
+        weight_version_max=5,
+    )
+    trace = Trace(Verdict(None, Reason.TRUNCATED))
+    judgment = Judgment(Presentation(pair, "rejected_first"), rollout, trace)
+    record = TraceRecord.of(judgment, RewardResult("1", status="timeout"))
+    assert (record.presentation_uid, record.order) == ("uid1/rejected_first", "rejected_first")
+    assert (record.gold, record.verdict, record.reason) == ("B", None, "truncated")
+    assert (record.status, record.score) == ("timeout", None)
+    assert (record.tokens, record.finish_reason) == (3, "length")
+    assert (record.weight_version_min, record.weight_version_max) == (4, 5)
+    assert record.question == "Q" * 500
+
+
+def test_checkpoint_appears_when_it_is_whole(run):
+    def write_half() -> None:
+        with run.checkpoint(3) as folder:
+            (folder / "stale").write_text("half")
+            raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        write_half()
+    assert list(run.checkpoints.glob("step-*")) == []
+    with run.checkpoint(3) as folder:
+        (folder / "config.json").write_text("{}")
+    assert os.listdir(run.checkpoints) == ["step-000003"]
+    assert os.listdir(run.checkpoints / "step-000003") == ["config.json"]
+    with pytest.raises(FileExistsError, match="step-000003"):
+        run.checkpoint(3).__enter__()
+
+
+def test_latest_run_is_the_one_begun_last(tmp_path):
+    assert latest_run(tmp_path / "none") is None
+    for age_s, run_id in ((20, "b"), (10, "a"), (30, "c")):
+        run = RunDirectory.create(tmp_path, run_id)
+        run.write_config("")
+        os.utime(run.config, (1e9 - age_s, 1e9 - age_s))
+    (tmp_path / "no-run").mkdir()
+    assert latest_run(tmp_path) == RunDirectory(tmp_path / "a")
