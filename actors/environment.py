@@ -34,7 +34,9 @@ def engine_environment(settings: RolloutSettings) -> dict[str, str]:
         | {
             "OMP_NUM_THREADS": str(settings.cpu_threads),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # engines that bind would share the first cores
-            "VLLM_CPU_KVCACHE_SPACE": f"{settings.kv_cache_gib}",
+            # Read by nothing but vLLM's CPU platform, which then lets the engine's worker live in
+            # the engine's own process: one process, one import of vLLM and 0.5 GB less.
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_CPU_CI_ENV": "1",  # no warm-up
             "VLLM_HOST_IP": "127.0.0.1",  # of an engine's own processes
         }

@@ -21,6 +21,11 @@ class RolloutFleet:
         self.workers: list[Any] = []
         self._in_flight: list[int] = []  # samples that each worker is writing
 
+    @property
+    def processes_per_engine(self) -> int:
+        """Processes of one engine that hold weights: its tensor-parallel workers."""
+        return self._spec.settings.tensor_parallel
+
     async def start(self) -> None:
         """Starts the workers side by side; returns when all can generate."""
         import ray

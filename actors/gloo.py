@@ -1,13 +1,18 @@
-"""Weight transport over gloo: joining the broadcast group, sending and receiving buckets."""
+"""Weight transport over gloo: joining the broadcast group, sending and receiving buckets.
+
+A group is a torch process group, which torch leaves without type declarations.
+"""
 
 from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import Any
 
 import torch
-from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore
+from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+from torch.distributed.distributed_c10d import PrefixStore, ProcessGroupGloo, Store
 
 from actors.transfer import Manifest, TransferEndpoint
 
@@ -21,24 +26,29 @@ def listen_on(host: str) -> socket.socket:
     return listener
 
 
-def join_group(
-    endpoint: TransferEndpoint, rank: int, listener: socket.socket | None = None
-) -> ProcessGroupGloo:
-    """Joins the broadcast group; returns when all members have, or raises after the timeout."""
-    timeout = timedelta(seconds=endpoint.timeout_s)
-    store = TCPStore(
+def open_store(endpoint: TransferEndpoint, listener: socket.socket | None = None) -> Store:
+    """The key-value store through which a group's members find each other.
+
+    The member that holds the endpoint's `listener` serves it; the others connect.
+    """
+    return TCPStore(
         endpoint.host,
         endpoint.port,
         endpoint.world_size,
         is_master=listener is not None,
-        timeout=timeout,
+        timeout=timedelta(seconds=endpoint.timeout_s),
         wait_for_workers=False,
         master_listen_fd=listener.detach() if listener is not None else None,
     )
-    options = ProcessGroupGloo._Options()
+
+
+def join_group(endpoint: TransferEndpoint, rank: int, listener: socket.socket | None = None) -> Any:
+    """Joins the broadcast group; returns when all members have, or raises after the timeout."""
+    options: Any = ProcessGroupGloo._Options()  # pyright: ignore[reportAttributeAccessIssue]
     options._devices = [ProcessGroupGloo.create_device(hostname=own_address(endpoint.host))]
-    options._timeout = timeout
-    return ProcessGroupGloo(PrefixStore("weights", store), rank, endpoint.world_size, options)
+    options._timeout = timedelta(seconds=endpoint.timeout_s)
+    store = PrefixStore("weights", open_store(endpoint, listener))
+    return ProcessGroupGloo(store, rank, endpoint.world_size, options)
 
 
 def own_address(peer: str) -> str:
@@ -48,18 +58,14 @@ def own_address(peer: str) -> str:
         return probe.getsockname()[0]
 
 
-def send_buckets(
-    group: ProcessGroupGloo, manifest: Manifest, tensors: Iterator[torch.Tensor]
-) -> None:
+def send_buckets(group: Any, manifest: Manifest, tensors: Iterator[torch.Tensor]) -> None:
     """Broadcasts `tensors`, which come in the manifest's order, from rank 0."""
     for bucket in manifest:
         parts = [next(tensors).detach().reshape(-1) for _ in bucket]
-        group.broadcast([torch.cat(parts)], _from_rank_zero()).wait()
+        group.broadcast([torch.cat(parts).cpu()], _from_rank_zero()).wait()
 
 
-def receive_buckets(
-    group: ProcessGroupGloo, manifest: Manifest
-) -> Iterator[tuple[str, torch.Tensor]]:
+def receive_buckets(group: Any, manifest: Manifest) -> Iterator[tuple[str, torch.Tensor]]:
     """Yields (name, tensor) pairs; each tensor is a view of its bucket's buffer."""
     for bucket in manifest:
         numel = sum(entry.numel for entry in bucket)

@@ -45,20 +45,17 @@ class Learner:
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks; Ray shows a rank only its own GPU
         if rendezvous.host == LOOPBACK:
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-        timeout = timedelta(seconds=rendezvous.timeout_s)
-        store = dist.TCPStore(
-            rendezvous.host,
-            rendezvous.port,
-            self._world_size,
-            is_master=self._listener is not None,
-            timeout=timeout,
-            wait_for_workers=False,
-            master_listen_fd=self._listener.detach() if self._listener else None,
-        )
+        from actors.gloo import open_store
+
+        store = open_store(rendezvous, self._listener)
         self._listener = None
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(
-            backend, store=store, rank=self._rank, world_size=self._world_size, timeout=timeout
+            backend,
+            store=store,
+            rank=self._rank,
+            world_size=self._world_size,
+            timeout=timedelta(seconds=rendezvous.timeout_s),
         )
         import deepspeed
 

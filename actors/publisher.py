@@ -44,13 +44,15 @@ class WeightPublisher:
 
     async def connect(self) -> None:
         """Joins learner rank 0 and all workers into one broadcast group."""
-        endpoint = await self._learners.open_rendezvous(1 + len(self._fleet.workers))
+        per_engine = self._fleet.processes_per_engine
+        engines = self._fleet.workers
+        endpoint = await self._learners.open_rendezvous(1 + per_engine * len(engines))
         bucket_bytes = self._settings.bucket_mib * 2**20
         joins = [
             learner.join_transfer.remote(endpoint, bucket_bytes) for learner in self._learners.ranks
         ] + [
-            worker.join_transfer.remote(endpoint, rank)
-            for rank, worker in enumerate(self._fleet.workers, start=1)
+            worker.join_transfer.remote(endpoint, 1 + per_engine * number)
+            for number, worker in enumerate(engines)
         ]
         what = "joining learners and rollout workers for the weight transport"
         joined = await within(self._deadlines.start_s, what, asyncio.gather(*joins))

@@ -202,20 +202,20 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "generation_config": "vllm",  # a checkpoint's own top-p would bias the policy ratio
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
         "disable_log_stats": True,
+        "worker_extension_cls": "actors.vllm_transfer.WorkerExtension",
+        "weight_transfer_config": WeightTransferConfig(backend="gloo"),
     }
     if settings.max_batched_tokens is not None:
         arguments["max_num_batched_tokens"] = settings.max_batched_tokens
     if torch.cuda.is_available():
         arguments["gpu_memory_utilization"] = settings.gpu_memory_utilization
-        arguments["weight_transfer_config"] = WeightTransferConfig(backend="nccl")
     else:
         arguments["block_size"] = 32  # vLLM's own 128 would share no prefix of a short prompt
-        arguments["distributed_executor_backend"] = "uni"  # one process less
+        arguments["kv_cache_memory_bytes"] = int(settings.kv_cache_gib * 2**30)
+        arguments["distributed_executor_backend"] = "uni"  # see actors.environment
         # A prompt cut into chunks rewinds its seeded generator, which a CPU generator cannot.
         arguments["enable_chunked_prefill"] = False
         arguments.setdefault("max_num_batched_tokens", max(spec.context_tokens, 4096))
-        arguments["worker_extension_cls"] = "actors.vllm_transfer.WorkerExtension"
-        arguments["weight_transfer_config"] = WeightTransferConfig(backend="gloo")
     return arguments
 
 
@@ -225,7 +225,7 @@ def _stop_token_ids(spec: EngineSpec, tokenizer: Any) -> list[int]:
 
     ids = {tokenizer.eos_token_id}
     try:
-        config = GenerationConfig.from_pretrained(spec.model_path, revision=spec.revision)
+        config = GenerationConfig.from_pretrained(spec.model_path, revision=spec.revision or "main")
         eos = config.eos_token_id
         ids.update(eos if isinstance(eos, list) else [eos])
     except OSError:

@@ -21,7 +21,7 @@ class RolloutSettings:
     max_new_tokens: PositiveInt = 8192
     max_concurrent_sequences: PositiveInt = 256  # of one engine
     max_batched_tokens: PositiveInt | None = None  # of one engine step; None: vLLM's choice
-    kv_cache_gib: PositiveInt = 1  # of one engine, where there is no GPU (vLLM takes whole ones)
+    kv_cache_gib: PositiveFloat = 1.0  # of one engine, where there is no GPU
     gpu_memory_utilization: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.5
     cpu_threads: PositiveInt = 1  # of one engine, where there is no GPU
     enforce_eager: bool = True

@@ -1,4 +1,4 @@
-"""The gloo backend of vLLM's weight-transfer interface, for engines that run on a CPU.
+"""The gloo backend of vLLM's weight-transfer interface.
 
 vLLM imports this module in its worker process before the model is loaded, because
 `WorkerExtension` is named as the worker's extension; the import registers the backend.
@@ -32,7 +32,7 @@ class GlooInitInfo(WeightTransferInitInfo):
     host: str
     port: int
     world_size: int
-    rank: int
+    rank: int  # of the engine's first worker; its tensor-parallel workers follow
     timeout_s: float
 
 
@@ -51,7 +51,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         endpoint = TransferEndpoint(
             init_info.host, init_info.port, init_info.world_size, init_info.timeout_s
         )
-        self._group = join_group(endpoint, init_info.rank)
+        self._group = join_group(endpoint, init_info.rank + self.parallel_config.rank)
 
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,12 @@ class MicroBatch:
     rollout_logprobs: torch.Tensor  # [S, C], 0 where unknown
 
     def to(self, device: torch.device) -> MicroBatch:
-        moved = {
-            name: value.to(device) if isinstance(value, torch.Tensor) else value
+        tensors = {
+            name: value.to(device)
             for name in self.__slots__
-            for value in [getattr(self, name)]
+            if isinstance(value := getattr(self, name), torch.Tensor)
         }
-        return MicroBatch(**moved)
+        return replace(self, **tensors)
 
 
 # A rank without work left still takes part in the collectives of a forward and backward pass.
@@ -71,9 +72,7 @@ def build_micro_batch(samples: Sequence[TrainSample], *, packing: bool) -> Micro
     )
 
 
-def _inputs(
-    rows: Sequence[TrainSample], lengths: Sequence[int], packing: bool
-) -> dict[str, torch.Tensor | None]:
+def _inputs(rows: Sequence[TrainSample], lengths: Sequence[int], packing: bool) -> dict[str, Any]:
     tokens = [np.concatenate([sample.prompt_ids, sample.completion_ids]) for sample in rows]
     positions = [np.arange(length) for length in lengths]
     if packing:

@@ -24,7 +24,7 @@ class Policy(Actor):
     def __init__(self, model: torch.nn.Module, temperature: float) -> None:
         super().__init__(model, temperature=temperature)
 
-    def forward(self, batch: MicroBatch) -> torch.Tensor:
+    def forward(self, batch: MicroBatch) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Log-probabilities [S, C] of the completion tokens at the temperature; 0 where masked."""
         present = batch.mask.bool()
         if not bool(present.any()):  # a filler batch: run the model, weigh nothing

@@ -41,7 +41,7 @@ class Trainer:
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self._engine = _deepspeed_engine(Policy(model, temperature), settings, spec.dtype)
-        self._reference: Policy | None = None
+        self._reference: torch.nn.Module | None = None
         self._objective: PolicyObjective | None = None
         self._optimizer_settings = OptimizerSettings()
         self._total_steps = self._steps_done = 0
@@ -76,7 +76,7 @@ class Trainer:
                 if isinstance(value, torch.Tensor):
                     value.zero_()
 
-    def _load(self, path: str) -> torch.nn.Module:
+    def _load(self, path: str) -> Any:
         return load_model(
             path,
             dtype=self._spec.dtype,
@@ -85,7 +85,7 @@ class Trainer:
             trust_remote_code=self._spec.trust_remote_code,
         )
 
-    def _load_reference(self, path: str) -> Policy:
+    def _load_reference(self, path: str) -> torch.nn.Module:
         with _partitioned_loading(self._settings, self._spec):
             model = self._load(path)
         policy = Policy(model.requires_grad_(False).eval(), self._temperature)
@@ -162,14 +162,14 @@ class Trainer:
         rate = learning_rate(self._steps_done, self._total_steps, self._optimizer_settings)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate
+        norm = 0.0
         totals: Sums = {"loss": torch.zeros((), device=self._device)}
         last = len(window.micro_batches) - 1
         for index, samples in enumerate(window.micro_batches):
             self._engine.set_gradient_accumulation_boundary(index == last)
             loss, sums = loss_of(self._build(samples), index)
             self._engine.backward(loss, scale_wrt_gas=False)
-            if index == last:
-                norm = self._grad_norm()
+            norm = self._grad_norm() if index == last else 0.0
             self._engine.step()
             totals["loss"] += loss.detach() / self.ranks * window.total_tokens
             for name, value in sums.items():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import time
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -39,6 +41,7 @@ def run(config: RunConfig) -> int:
     Raises:
         GavelError: bad data, a part that failed, or Ctrl-C; the run's directory says so too.
     """
+    _quiet_libraries()
     started, run_id = time.monotonic(), config.run.id
     assert run_id is not None, "the command line names the run"
     directory = RunDirectory.create(config.run.dir, run_id)
@@ -183,6 +186,13 @@ def _telemetry(config: RunConfig, directory: RunDirectory) -> Telemetry:
         samples_every_steps=output.samples_every_steps,
         progress=output.progress,
     )
+
+
+def _quiet_libraries() -> None:
+    """Keeps what libraries say at import out of the run's own lines; errors still show."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    logging.disable(logging.WARNING)
+    os.environ.setdefault("TQDM_DISABLE", "1")
 
 
 def versions() -> Mapping[str, str]:

@@ -163,22 +163,22 @@ class _Renderer:
 
 
 def _check_phases(config: RunConfig, material: Material) -> None:
-    """Refuses a phase that is left without data."""
-    counts = {
-        "distill": (len(material.distill), "pairs with a trace: give data.distill_path"),
-        "reinforce": (len(material.reinforce), "pairs: give more data or longer limits"),
-        "evaluate": (len(material.heldout), "held-out pairs: give data.heldout_path"),
-    }
-    notes = "; ".join(material.notes)
-    for kind, (count, mend) in counts.items():
-        if config.has_phase(kind) and count == 0:
-            raise DataError(f"phase {kind} has no {mend} ({notes or 'nothing was left out'})")
+    """Refuses a phase that is left without enough data."""
+    notes = "; ".join(material.notes) or "nothing was left out"
     for phase in config.phases:
-        if phase.kind == "reinforce" and phase.settings.prompts_per_step > len(material.reinforce):
+        match phase.kind:
+            case "distill":
+                have, need = len(material.distill), 1
+                what = "traces; give data.distill_path"
+            case "reinforce":
+                have, need = len(material.reinforce), phase.settings.prompts_per_step
+                what = "pairs (reinforce.prompts_per_step); lower it or give more data"
+            case "evaluate":
+                have, need = len(material.heldout), 1
+                what = "held-out pairs; give data.heldout_path"
+        if have < need:
             raise DataError(
-                f"reinforce.prompts_per_step ({phase.settings.prompts_per_step:,}) is more than "
-                f"the {len(material.reinforce):,} pairs there are; lower it or give more data "
-                f"({notes or 'nothing was left out'})"
+                f"phase {phase.kind} has {have:,} of at least {need:,} {what} ({notes})"
             )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from learning.windows import TrainSample
 from orchestrator.config import DistillPhase, EvaluatePhase, ReinforcePhase, RunConfig
 from orchestrator.journal import RunJournal, StepCommit
 from orchestrator.material import Material, order_of
+from orchestrator.plan import total_steps
 from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory, TraceRecord
 from orchestrator.step_metrics import group_metrics
 from orchestrator.telemetry import Telemetry
@@ -275,12 +275,6 @@ async def write_checkpoint(run: Run) -> None:
 async def _end_training(run: Run, kind: EvaluatedPhase) -> None:
     run.trained = kind
     await write_checkpoint(run)
-
-
-def total_steps(items: int, batch_size: int, epochs: float, max_steps: int | None) -> int:
-    """Whole batches in so many epochs, at least one."""
-    steps = max(1, math.floor(items * epochs / batch_size))
-    return min(steps, max_steps) if max_steps else steps
 
 
 def shuffled_batches(items: Sequence[Any], size: int, seed: int) -> Iterator[tuple[int, list[Any]]]:

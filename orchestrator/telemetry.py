@@ -7,7 +7,7 @@ in `orchestrator.metrics`. What recovery needs is the journal's, not telemetry's
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,9 +24,14 @@ from orchestrator.console import (
 from orchestrator.metrics import SPANS, check_metrics
 from orchestrator.rundir import Evaluation, RunDirectory, StepRow, TraceRecord
 
+_ANY = "any"  # at least one span of any name
+
 
 class StepTimer:
-    """Divides a step's wall time among named spans, which may overlap."""
+    """Divides a step's wall time among named spans, which may overlap.
+
+    A name's time is that in which at least one of its spans was open, however many there were.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -34,33 +39,34 @@ class StepTimer:
 
     def restart(self) -> None:
         self._began_at_s = self._clock()
-        self._span_s: defaultdict[str, float] = defaultdict(float)
-        self._open = 0
-        self._open_since_s = 0.0
-        self._covered_s = 0.0  # time with at least one span open
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._open: Counter[str] = Counter()
+        self._since_s: dict[str, float] = {}
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         if name not in SPANS:
             raise ValueError(f"no span {name!r}: orchestrator/metrics.py names {SPANS}")
-        began_at_s = self._clock()
-        if self._open == 0:
-            self._open_since_s = began_at_s
-        self._open += 1
+        with self._opened(name), self._opened(_ANY):
+            yield
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[None]:
+        if self._open[name] == 0:
+            self._since_s[name] = self._clock()
+        self._open[name] += 1
         try:
             yield
         finally:
-            ended_at_s = self._clock()
-            self._open -= 1
-            if self._open == 0:
-                self._covered_s += ended_at_s - self._open_since_s
-            self._span_s[name] += ended_at_s - began_at_s
+            self._open[name] -= 1
+            if self._open[name] == 0:
+                self._seconds[name] += self._clock() - self._since_s[name]
 
     def times(self) -> dict[str, float]:
         """The step's `time/*` metrics up to now; `other` is the time in no span."""
         step_s = self._clock() - self._began_at_s
-        spans = {f"time/{name}_s": seconds for name, seconds in self._span_s.items()}
-        return {**spans, "time/other_s": step_s - self._covered_s, "time/step_s": step_s}
+        spans = {f"time/{name}_s": self._seconds[name] for name in SPANS if name in self._seconds}
+        return {**spans, "time/other_s": step_s - self._seconds[_ANY], "time/step_s": step_s}
 
 
 class Telemetry:
