@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -42,6 +43,8 @@ class Learner:
         import torch.distributed as dist
 
         torch.set_num_threads(settings.cpu_threads)
+        # DeepSpeed calls ninja by its name; it is installed beside this Python.
+        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks; Ray shows a rank only its own GPU
         if rendezvous.host == LOOPBACK:
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"

@@ -141,14 +141,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("workloads", nargs="*", choices=[*WORKLOADS, []], default=list(WORKLOADS))
+    parser.add_argument("workloads", nargs="*", help=f"of {', '.join(WORKLOADS)}; default: all")
     parser.add_argument("--steps", type=int, default=6, help="steps of each, two of them warm-up")
     parser.add_argument("--json", type=Path, help="write the result here too")
     parser.add_argument("--ranks", type=int, default=2, help="learner ranks")
     parser.add_argument("--threads", type=int, default=1, help="threads of a learner rank")
     options = parser.parse_args()
     learner = {"ranks": options.ranks, "cpu_threads": options.threads}
-    results = [measure(name, WORKLOADS[name], options.steps, learner) for name in options.workloads]
+    names = options.workloads or WORKLOADS
+    results = [measure(name, WORKLOADS[name], options.steps, learner) for name in names]
     text = json.dumps(results, indent=2)
     print(text)
     if options.json:

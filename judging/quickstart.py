@@ -1,8 +1,9 @@
 """Judge problems whose better answer a program can name, with an oracle trace for each.
 
-Owns the quickstart task: eight kinds of problem, four that a rubric decides (Chat) and four that a
-solution decides (Reasoning), dealt into three parts that share no problem. It is a small stand-in
-for preference data, so that the whole recipe can be run, and its effect seen, on two CPU cores.
+Owns the quickstart task: six kinds of problem, three that a rubric decides (Chat) and three that a
+solution decides (Reasoning), dealt into parts that share no problem. It is a small stand-in for
+preference data, so that the whole recipe can be run, and its effect seen, on two CPU cores; what
+a judge scores on it says nothing about real preferences.
 
 In every kind the rule is drawn apart from the answers, so that neither length, position nor any
 word of an answer tells which one is better without the question.
@@ -11,10 +12,10 @@ word of an answer tells which one is better without the question.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Annotated
+from typing import Annotated, get_args
 
 from annotated_types import Ge, Gt
 
@@ -24,22 +25,37 @@ from judging.records import Letter, Message, Order, PreferencePair, pair_uid
 PositiveInt = Annotated[int, Gt(0)]
 
 SOURCE = "quickstart"
-NOUNS = tuple("apple bird boat book cat dog fish lamp moon rose ship tree".split())
-ADJECTIVES = tuple("big blue cold dark green old red small".split())
-VERBS = tuple("falls jumps rests sings sleeps turns waits walks".split())
-DEEDS = tuple("sees likes finds follows hides keeps needs wants".split())
+TOPICS = {
+    "animal": ("bird", "cat", "dog", "fish", "frog", "goat"),
+    "thing": ("boat", "book", "coat", "door", "lamp", "ring"),
+}
 TONES = {"polite": ("please", "kindly", "gently"), "blunt": ("now", "quick", "hurry")}
-REQUESTS = tuple("bring send pass hand show give".split())
-LETTERS = "abcdefghijklm"
-CLAIMS = ("it is {}", "i get {}", "that gives {}", "the result is {}")
+PARITIES = {"even": tuple("02468"), "odd": tuple("13579")}
+SOUNDS = {"vowel": tuple("aeiou"), "consonant": tuple("bdgmt")}
 
-# So many repeats in a row mean that a kind has no new problem left.
+ADJECTIVES = ("big", "blue", "cold", "dark", "green", "old", "red", "small")
+VERBS = ("falls", "jumps", "rests", "sings", "sleeps", "turns", "waits", "walks")
+REQUESTS = ("bring", "give", "hand", "pass", "send", "show")
+CLAIMS = (
+    "it is {}",
+    "we get {}",
+    "we say {}",
+    "we would pick {}",
+    "that gives {}",
+    "this makes {}",
+    "the answer is {}",
+    "the result is {}",
+    "my answer is {}",
+    "so it is {}",
+)
+
+# So many repeats in a row mean that a kind has hardly a new problem left.
 _MAX_REPEATS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuickstartTask:
-    """How many problems go to each phase; the recipe gives about a tenth to distillation."""
+    """How many problems each phase gets; as in RM-R1, about a tenth of those for training."""
 
     seed: Annotated[int, Ge(0)] = 0
     distill_pairs: PositiveInt = 640
@@ -62,7 +78,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A question with two answers; a rubric decides if there is one, else the solution."""
+    """A question with two answers, judged by a rubric (Chat) or else a solution (Reasoning)."""
 
     kind: str
     question: str
@@ -76,7 +92,7 @@ class Problem:
 def generate(task: QuickstartTask) -> QuickstartData:
     """The three parts of the task: the same for the same settings on every machine.
 
-    Kinds take turns, so each part holds all kinds in equal shares.
+    Kinds take turns, so each part holds all of them in equal shares.
 
     Raises:
         ConfigurationError: more problems are asked for than there are.
@@ -85,7 +101,7 @@ def generate(task: QuickstartTask) -> QuickstartData:
     orders = random.Random(f"{task.seed}/orders")
     heldout = tuple(_pair(problem) for problem in islice(problems, task.heldout_pairs))
     distill = tuple(
-        _pair(problem, orders.choice(("chosen_first", "rejected_first")))
+        _pair(problem, orders.choice(get_args(Order)))
         for problem in islice(problems, task.distill_pairs)
     )
     reinforce = tuple(_pair(problem) for problem in islice(problems, task.reinforce_pairs))
@@ -93,8 +109,14 @@ def generate(task: QuickstartTask) -> QuickstartData:
 
 
 def oracle_trace(problem: Problem, order: Order) -> str:
-    """What a faultless judge writes who is shown the answers in `order`."""
-    gold: Letter = "A" if order == "chosen_first" else "B"
+    """What a faultless judge writes who is shown the answers in `order`.
+
+    The better answer is quoted first. What stands in a tag begins with a space, because a word is
+    then the same token as in the middle of a sentence, which makes it easy to copy.
+    """
+    gold: Letter
+    other: Letter
+    gold, other = ("A", "B") if order == "chosen_first" else ("B", "A")
     if problem.rubric:
         good, bad = "meets", "fails"
         head = (
@@ -104,14 +126,38 @@ def oracle_trace(problem: Problem, order: Order) -> str:
     else:
         good, bad = "right", "wrong"
         head = f"<type>Reasoning</type><solution> {problem.solution}</solution>"
-    shown = (problem.chosen, problem.rejected)
-    first, second = shown if gold == "A" else shown[::-1]
     evaluation = "".join(
         f"<quote_{letter}> {answer.quote}</quote_{letter}>"
-        f"<summary_{letter}> {good if letter == gold else bad}</summary_{letter}>"
-        for letter, answer in (("A", first), ("B", second))
+        f"<summary_{letter}> {summary}</summary_{letter}>"
+        for letter, answer, summary in (
+            (gold, problem.chosen, good),
+            (other, problem.rejected, bad),
+        )
     )
     return f"{head}<eval>{evaluation}</eval><answer>[[{gold}]]</answer>"
+
+
+def _distinct_problems(rng: random.Random) -> Iterator[Problem]:
+    seen: set[tuple[str, frozenset[str]]] = set()
+    while True:
+        for make in KINDS:
+            for _ in range(_MAX_REPEATS):
+                problem = make(rng)
+                # The answers as a set: the same two with the preference reversed are not new.
+                content = (
+                    problem.question,
+                    frozenset((problem.chosen.text, problem.rejected.text)),
+                )
+                if content not in seen:
+                    break
+            else:
+                raise ConfigurationError(
+                    f"the quickstart task has no new problem of its kind {make.__name__[1:]!r} left"
+                    f" after {len(seen)} problems: lower distill_pairs, reinforce_pairs or"
+                    " heldout_pairs"
+                )
+            seen.add(content)
+            yield problem
 
 
 def _pair(problem: Problem, trace_order: Order | None = None) -> PreferencePair:
@@ -128,33 +174,11 @@ def _pair(problem: Problem, trace_order: Order | None = None) -> PreferencePair:
     )
 
 
-def _distinct_problems(rng: random.Random):
-    seen: set[tuple[str, frozenset[str]]] = set()
-    while True:
-        for kind, make in KINDS.items():
-            for _ in range(_MAX_REPEATS):
-                problem = make(rng)
-                # The two answers as a set: the same two the other way round are no new problem.
-                key = (problem.question, frozenset((problem.chosen.text, problem.rejected.text)))
-                if key not in seen:
-                    break
-            else:
-                raise ConfigurationError(
-                    f"the quickstart task has no new problem of kind {kind} left after {len(seen)}"
-                    " problems: lower distill_pairs, reinforce_pairs or heldout_pairs"
-                )
-            seen.add(key)
-            yield problem
-
-
-# Chat: a rubric decides.
-
-
-def _mention(rng: random.Random) -> Problem:
-    asked, other = rng.sample(NOUNS, 2)
+def _topic(rng: random.Random) -> Problem:
+    asked, other = rng.sample(sorted(TOPICS), 2)
     return Problem(
-        kind="mention",
-        question=f"write about a {asked}",
+        kind="topic",
+        question=f"write about some {asked}",
         chosen=_scene(rng, asked),
         rejected=_scene(rng, other),
         rubric=f"names {asked}",
@@ -163,10 +187,10 @@ def _mention(rng: random.Random) -> Problem:
 
 
 def _avoid(rng: random.Random) -> Problem:
-    banned, other = rng.sample(NOUNS, 2)
+    banned, other = rng.sample(sorted(TOPICS), 2)
     return Problem(
         kind="avoid",
-        question=f"do not write about a {banned}",
+        question=f"do not write about any {banned}",
         chosen=_scene(rng, other),
         rejected=_scene(rng, banned),
         rubric=f"avoids {banned}",
@@ -176,7 +200,7 @@ def _avoid(rng: random.Random) -> Problem:
 
 def _tone(rng: random.Random) -> Problem:
     asked, other = rng.sample(sorted(TONES), 2)
-    noun = rng.choice(NOUNS)
+    noun = rng.choice([noun for nouns in TOPICS.values() for noun in nouns])
     return Problem(
         kind="tone",
         question=f"ask for a {noun} and be {asked}",
@@ -187,22 +211,44 @@ def _tone(rng: random.Random) -> Problem:
     )
 
 
-def _place(rng: random.Random) -> Problem:
-    """Both answers name both nouns; the rule is which of them comes first or last."""
-    asked, other = rng.sample(NOUNS, 2)
-    place = rng.choice(("first", "last"))
-    names = (asked, other) if place == "first" else (other, asked)
+def _sum(rng: random.Random) -> Problem:
+    total = rng.randint(0, 9)
+    left = rng.randint(0, total)
+    terms = f"{left}+{total - left}"
+    right, wrong = ("odd", "even") if total % 2 else ("even", "odd")
     return Problem(
-        kind="place",
-        question=f"write with {asked} {place}",
-        chosen=Answer(_deed(rng, *names), asked),
-        rejected=Answer(_deed(rng, *names[::-1]), other),
-        rubric=f"{place} is {asked}",
-        justify="asked",
+        kind="sum",
+        question=f"is {terms} odd or even",
+        chosen=_claim(rng, right),
+        rejected=_claim(rng, wrong),
+        solution=f"{terms}={total} {right}",
     )
 
 
-def _scene(rng: random.Random, noun: str) -> Answer:
+def _parity(rng: random.Random) -> Problem:
+    return _member(rng, "parity", "number", PARITIES)
+
+
+def _sound(rng: random.Random) -> Problem:
+    return _member(rng, "sound", "letter", SOUNDS)
+
+
+def _member(
+    rng: random.Random, kind: str, noun: str, classes: dict[str, tuple[str, ...]]
+) -> Problem:
+    """Which answer belongs to the class asked for; the solution lists that class."""
+    asked, other = rng.sample(sorted(classes), 2)
+    return Problem(
+        kind=kind,
+        question=f"name a {noun} that is {asked}",
+        chosen=_claim(rng, rng.choice(classes[asked])),
+        rejected=_claim(rng, rng.choice(classes[other])),
+        solution=f"{asked}: {' '.join(classes[asked])}",
+    )
+
+
+def _scene(rng: random.Random, topic: str) -> Answer:
+    noun = rng.choice(TOPICS[topic])
     return Answer(f"the {rng.choice(ADJECTIVES)} {noun} {rng.choice(VERBS)}", noun)
 
 
@@ -211,86 +257,15 @@ def _request(rng: random.Random, tone: str, noun: str) -> Answer:
     return Answer(f"{word} {rng.choice(REQUESTS)} me the {noun}", word)
 
 
-def _deed(rng: random.Random, subject: str, target: str) -> str:
-    return f"{subject} {rng.choice(DEEDS)} the {rng.choice(ADJECTIVES)} {target}"
+def _claim(rng: random.Random, value: str) -> Answer:
+    return Answer(rng.choice(CLAIMS).format(value), value)
 
 
-# Reasoning: a solution decides.
-
-
-def _sum(rng: random.Random) -> Problem:
-    total = rng.randint(1, 9)
-    left = rng.randint(0, total)
-    right = total - left
-    wrong = rng.choice([value for value in range(10) if value != total])
-    return _solved(
-        rng,
-        "sum",
-        f"what is {left}+{right}",
-        f"{left}+{right}={left + right}",
-        str(left + right),
-        str(wrong),
-    )
-
-
-def _extreme(rng: random.Random) -> Problem:
-    digits = rng.sample(range(10), 3)
-    name, pick = rng.choice((("largest", max), ("smallest", min)))
-    wrong = rng.choice([digit for digit in digits if digit != pick(digits)])
-    listed = " ".join(map(str, digits))
-    return _solved(
-        rng,
-        "extreme",
-        f"{name} of {listed}",
-        f"{name} {pick(digits)}",
-        str(pick(digits)),
-        str(wrong),
-    )
-
-
-def _next_letter(rng: random.Random) -> Problem:
-    index = rng.randrange(len(LETTERS) - 1)
-    letter, right = LETTERS[index : index + 2]
-    wrong = rng.choice([other for other in LETTERS if other not in (letter, right)])
-    return _solved(
-        rng, "next_letter", f"which letter follows {letter}", f"{letter} {right}", right, wrong
-    )
-
-
-def _reverse(rng: random.Random) -> Problem:
-    letters = rng.sample(LETTERS, 3)
-    shuffled = letters[::-1]
-    while shuffled == letters[::-1]:
-        shuffled = rng.sample(letters, 3)
-    return _solved(
-        rng,
-        "reverse",
-        f"reverse {' '.join(letters)}",
-        " ".join(letters[::-1]),
-        " ".join(letters[::-1]),
-        " ".join(shuffled),
-    )
-
-
-def _solved(
-    rng: random.Random, kind: str, question: str, solution: str, right: str, wrong: str
-) -> Problem:
-    return Problem(
-        kind=kind,
-        question=question,
-        chosen=Answer(rng.choice(CLAIMS).format(right), right),
-        rejected=Answer(rng.choice(CLAIMS).format(wrong), wrong),
-        solution=solution,
-    )
-
-
-KINDS: dict[str, Callable[[random.Random], Problem]] = {
-    "mention": _mention,
-    "sum": _sum,
-    "avoid": _avoid,
-    "extreme": _extreme,
-    "tone": _tone,
-    "next_letter": _next_letter,
-    "place": _place,
-    "reverse": _reverse,
-}
+KINDS: tuple[Callable[[random.Random], Problem], ...] = (
+    _topic,
+    _sum,
+    _avoid,
+    _parity,
+    _tone,
+    _sound,
+)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Ge, Gt
 
@@ -45,6 +45,8 @@ class TinyModel:
     vocab_size: Annotated[int, Ge(300)] = 640  # at most; fewer if the texts hold fewer words
     tie_word_embeddings: bool = True
     max_position_embeddings: PositiveInt = 512
+    # Far above Hugging Face's 0.02: so narrow a model hardly learns to compare words from there.
+    initializer_range: Annotated[float, Gt(0.0)] = 0.12
     seed: Annotated[int, Ge(0)] = 0
 
 
@@ -92,9 +94,10 @@ def _train_tokenizer(texts: list[str], settings: TinyModel) -> PreTrainedTokeniz
     # The role names stand in every prompt, so they weigh as much as the commonest words.
     blank.train_from_iterator((f"{_ROLES}\n{_TAG.sub(chr(10), text)}" for text in texts), trainer)
     learned = json.loads(blank.to_str())["model"]
+    merges: Any = [tuple(merge) for merge in learned["merges"]]  # declared as text, taken as pairs
     tokenizer = Qwen2Tokenizer(
         vocab=learned["vocab"],
-        merges=[tuple(merge) for merge in learned["merges"]],
+        merges=merges,
         unk_token=PAD,
         eos_token=TURN_END,
         pad_token=PAD,
@@ -112,6 +115,8 @@ def _save_random_model(
     import torch
     from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM
 
+    vocabulary = tokenizer.get_vocab()
+    end_id, pad_id = vocabulary[TURN_END], vocabulary[PAD]
     config = Qwen2Config(
         # No id without a token: a random model samples every id it has.
         vocab_size=len(tokenizer),
@@ -123,14 +128,13 @@ def _save_random_model(
         max_position_embeddings=settings.max_position_embeddings,
         tie_word_embeddings=settings.tie_word_embeddings,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=end_id,
+        pad_token_id=pad_id,
+        initializer_range=settings.initializer_range,
         dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    model.generation_config = GenerationConfig(eos_token_id=end_id, pad_token_id=pad_id)
     model.save_pretrained(folder)

@@ -217,7 +217,9 @@ class Trainer:
         """The full parameters, in the order of `parameter_shapes`; all ranks must iterate."""
         for _, parameter in self._named_parameters():
             with _gathered(parameter, self._settings.zero_stage):
-                yield parameter.detach()
+                full = parameter.detach()
+                # What ZeRO-3 gathered does not outlive the gathering; a receiver may hold on.
+                yield full.clone() if self._settings.zero_stage == 3 else full
 
     def _named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
         return self._engine.module.model.named_parameters()
@@ -256,6 +258,9 @@ def _all_ranks_mean(sums: Sums, total_tokens: int) -> dict[str, float]:
 
 def _deepspeed_config(settings: LearnerSettings, dtype: Dtype) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": settings.zero_stage}
+    # Gathering several parameters DeepSpeed waits for the last alone. NCCL finishes in order, but
+    # gloo does not: parameters would be read, or written to, before they have arrived.
+    zero["stage3_allgather_sequential"] = not torch.cuda.is_available()
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return {

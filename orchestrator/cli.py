@@ -37,8 +37,7 @@ model.make=null. It wins over the file."""
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; answers its exit status."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parse(arguments)
     try:
         return _status(options) if options.command == "status" else _run(options)
     except GavelError as error:
@@ -47,6 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("gavel: interrupted", file=sys.stderr)
         return INTERRUPTED
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Options may stand before, between and after overrides, which argparse alone refuses."""
+    parser = _parser()
+    options, others = parser.parse_known_args(arguments)
+    overrides = [other for other in others if "=" in other and not other.startswith("-")]
+    if options.command != "run" or len(overrides) < len(others):
+        return parser.parse_args(arguments)  # to be refused in argparse's own words
+    options.overrides = [*options.overrides, *overrides]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:

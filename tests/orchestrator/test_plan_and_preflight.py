@@ -138,24 +138,11 @@ def test_memory_is_unknown_with_the_number_of_parameters():
     assert "memory unknown" in render_plan(plan)
 
 
-@pytest.mark.parametrize("tie", [True, False])
-def test_the_parameters_of_a_made_model_are_those_of_its_shape(tie):
-    transformers = pytest.importorskip("transformers")
-    torch = pytest.importorskip("torch")
+@pytest.mark.parametrize(("tie", "parameters"), [(True, 1_067_136), (False, 1_149_056)])
+def test_the_parameters_of_a_made_model_are_those_of_its_shape(tie, parameters):
+    # The numbers that transformers counts in a Qwen2 model of this shape.
     config = config_with(model={"make": {"tie_word_embeddings": tie}})
-    with torch.device("meta"):
-        model = transformers.Qwen2ForCausalLM(
-            transformers.Qwen2Config(
-                vocab_size=640,
-                hidden_size=128,
-                intermediate_size=512,
-                num_hidden_layers=4,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                tie_word_embeddings=tie,
-            )
-        )
-    assert model_facts(config).parameters == model.num_parameters()
+    assert model_facts(config).parameters == parameters
 
 
 # ---- model folders -------------------------------------------------------------------------------
@@ -303,7 +290,7 @@ def test_limits_of_an_engine_on_a_cpu_are_obstacles(rollout, key):
 
 def test_a_kv_cache_without_room_for_one_sequence_is_an_obstacle():
     facts = replace(FACTS, model=replace(MODEL, shape=replace(SHAPE, layers=100_000)))
-    machine = replace(CPU, memory_bytes=10_000 * GIB)
+    machine = replace(CPU, memory_bytes=100_000 * GIB)
     (found,) = obstacles(config_with(), replace(facts, machine=machine))
     assert "rollout.kv_cache_gib (1)" in found
 

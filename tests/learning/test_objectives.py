@@ -1,0 +1,211 @@
+"""The losses against the papers' formulas, written out sample by sample."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from train_samples import random_samples
+
+from learning.objectives import PolicyObjective, distill_loss
+from learning.packing import build_micro_batch
+from learning.settings import GrpoSettings
+from learning.windows import TrainSample, Window
+
+KL_COEF = 0.05
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A sample with what three policies say of its completion, each [completion]."""
+
+    sample: TrainSample
+    logprobs: torch.Tensor
+    old: torch.Tensor
+    reference: torch.Tensor
+
+
+def scored_samples(count: int, seed: int = 0) -> list[Scored]:
+    """Policies that differ enough for every clip and cap to be met."""
+    generator = torch.Generator().manual_seed(seed)
+    scored = []
+    for sample in random_samples(count, seed=seed):
+        rollout = torch.from_numpy(sample.rollout_logprobs)
+        near = [rollout + 0.4 * torch.randn(len(rollout), generator=generator) for _ in range(3)]
+        scored.append(Scored(sample, *(values.clamp(max=-0.01) for values in near)))
+    return scored
+
+
+def window_of(scored: list[Scored]) -> Window:
+    tokens = sum(len(item.sample.completion_ids) for item in scored)
+    return Window((), total_tokens=tokens, total_sequences=len(scored))
+
+
+def rows(tensors: list[torch.Tensor], width: int) -> torch.Tensor:
+    """[S, C], 0 behind each row's end."""
+    return torch.stack([torch.nn.functional.pad(t, (0, width - len(t))) for t in tensors])
+
+
+def loss_of(settings: GrpoSettings, scored: list[Scored], window: Window, ranks: int = 1):
+    """The objective's loss of one micro-batch, its sums, and the log-probabilities' gradient."""
+    batch = build_micro_batch([item.sample for item in scored], packing=True)
+    width = batch.mask.shape[1]
+    fields = [[getattr(item, name) for item in scored] for name in ("logprobs", "old", "reference")]
+    logprobs, old, reference = (
+        rows(field, width) if scored else torch.zeros_like(batch.mask) for field in fields
+    )
+    logprobs.requires_grad_(True)
+    loss, sums = PolicyObjective(settings).loss(
+        logprobs, old, reference if settings.kl_coef else None, batch, window, ranks
+    )
+    (gradient,) = torch.autograd.grad(loss, logprobs)
+    return loss.detach(), sums, gradient
+
+
+def derived_loss(settings: GrpoSettings, scored: list[Scored]):
+    """The same by the formulas: DeepSeekMath eq. 3, DAPO, TIS, GSPO eq. 5, token mean for GRPO."""
+    window = window_of(scored)
+    loss = torch.zeros(())
+    leaves = []
+    for item in scored:
+        logprobs = item.logprobs.clone().requires_grad_(True)
+        leaves.append(logprobs)
+        objective = clipped_objective(settings, logprobs, item)
+        total = window.total_sequences if settings.ratio == "sequence" else window.total_tokens
+        loss = loss - objective / total
+        kl = kl_estimate(settings.kl_estimator, logprobs - item.reference).sum()
+        loss = loss + settings.kl_coef * kl / window.total_tokens
+    return loss.detach(), torch.autograd.grad(loss, leaves)
+
+
+def clipped_objective(settings, logprobs, item) -> torch.Tensor:
+    log_ratio = logprobs - item.old
+    ratio = (log_ratio.mean() if settings.ratio == "sequence" else log_ratio).exp()
+    bounded = ratio.clamp(1 - settings.clip_low, 1 + settings.clip_high)
+    objective = torch.minimum(ratio * item.sample.advantage, bounded * item.sample.advantage)
+    if settings.importance_cap is not None:
+        rollout = torch.from_numpy(item.sample.rollout_logprobs)
+        objective = objective * (item.old - rollout).exp().clamp(max=settings.importance_cap)
+    return objective.sum()
+
+
+def kl_estimate(estimator: str, difference: torch.Tensor) -> torch.Tensor:
+    if estimator == "k1":
+        return difference
+    if estimator == "k2":
+        return difference**2 / 2
+    return (-difference).exp() + difference - 1
+
+
+SWITCHES = {
+    "grpo": {},
+    "no-kl": {"kl_coef": 0.0},
+    "clip-higher": {"clip_high": 0.5},
+    "narrow-clip": {"clip_low": 0.05, "clip_high": 0.1},
+    "k1": {"kl_estimator": "k1"},
+    "k2": {"kl_estimator": "k2"},
+    "tis": {"importance_cap": 1.1},
+    "gspo": {"ratio": "sequence", "clip_low": 0.05, "clip_high": 0.05},
+}
+ALL_SWITCHES = pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
+
+
+def settings_with(changes) -> GrpoSettings:
+    return GrpoSettings(**{"kl_coef": KL_COEF, **changes})
+
+
+@ALL_SWITCHES
+def test_loss_and_gradient_follow_the_formulas(changes):
+    scored = scored_samples(12)
+    loss, _, gradient = loss_of(settings_with(changes), scored, window_of(scored))
+    expected, expected_gradients = derived_loss(settings_with(changes), scored)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    for row, expected_gradient in zip(gradient, expected_gradients, strict=True):
+        count = len(expected_gradient)
+        torch.testing.assert_close(row[:count], expected_gradient, rtol=1e-4, atol=1e-7)
+        assert row[count:].abs().sum() == 0
+
+
+@ALL_SWITCHES
+@settings(max_examples=15)
+@given(cuts=st.sets(st.integers(1, 9), max_size=4), seed=st.integers(0, 50))
+def test_any_split_into_micro_batches_sums_to_the_same_loss(changes, cuts, seed):
+    scored = scored_samples(10, seed)
+    window = window_of(scored)
+    whole, whole_sums, _ = loss_of(settings_with(changes), scored, window)
+    edges = [0, *sorted(cuts), len(scored)]
+    parts = [
+        loss_of(settings_with(changes), scored[low:high], window)
+        for low, high in itertools.pairwise(edges)
+    ]
+    torch.testing.assert_close(sum(part[0] for part in parts), whole, rtol=1e-4, atol=1e-6)
+    for name, value in whole_sums.items():
+        total = sum(part[1][name] for part in parts)
+        torch.testing.assert_close(total, value, rtol=1e-4, atol=1e-4)
+
+
+@ALL_SWITCHES
+def test_a_filler_adds_nothing(changes):
+    window = window_of(scored_samples(4))
+    loss, sums, gradient = loss_of(settings_with(changes), [], window)
+    assert loss == 0
+    assert gradient.abs().sum() == 0
+    assert all(value == 0 for value in sums.values())
+
+
+@ALL_SWITCHES
+def test_the_loss_is_scaled_by_the_ranks_that_gradients_are_averaged_over(changes):
+    scored = scored_samples(6)
+    one, _, _ = loss_of(settings_with(changes), scored, window_of(scored), ranks=1)
+    three, _, _ = loss_of(settings_with(changes), scored, window_of(scored), ranks=3)
+    torch.testing.assert_close(three, 3 * one)
+
+
+def test_the_mean_is_over_tokens_and_not_over_samples():
+    """A long completion weighs more than a short one: RM-R1's and DAPO's token mean."""
+    short, long = (
+        Scored(
+            TrainSample(item.sample.prompt_ids, ids, advantage=1.0, rollout_logprobs=values),
+            *(torch.from_numpy(values) for _ in range(3)),
+        )
+        for item in scored_samples(1)
+        for count in (1, 9)
+        for ids, values in [(torch.arange(count).int().numpy(), -torch.ones(count).numpy())]
+    )
+    scored = [short, long]
+    _, _, gradient = loss_of(GrpoSettings(kl_coef=0.0), scored, window_of(scored))
+    # The ratio is 1 and so is the advantage: each of the ten tokens pulls by a tenth.
+    assert gradient[0, :1].tolist() == pytest.approx([-0.1])
+    assert gradient[1].tolist() == pytest.approx([-0.1] * 9)
+
+
+def test_metrics_count_what_they_say():
+    settings_ = GrpoSettings(clip_low=0.1, clip_high=0.3)
+    scored = scored_samples(12)
+    _, sums, _ = loss_of(settings_, scored, window_of(scored))
+    clipped = gap = surprise = 0.0
+    for item in scored:
+        rollout = item.sample.rollout_logprobs.tolist()
+        policies = zip(item.logprobs.tolist(), item.old.tolist(), rollout, strict=True)
+        for logprob, old, sampled in policies:
+            ratio = math.exp(logprob - old)
+            clipped += ratio > 1.3 if item.sample.advantage > 0 else ratio < 0.9
+            gap += abs(old - sampled)
+            surprise -= logprob
+    assert 0 < clipped < window_of(scored).total_tokens
+    assert sums["clip_fraction"].item() == pytest.approx(clipped)
+    assert sums["logprob_gap"].item() == pytest.approx(gap, rel=1e-5)
+    assert sums["entropy"].item() == pytest.approx(surprise, rel=1e-5)
+
+
+def test_distillation_is_the_mean_negative_logprob_of_a_completion_token():
+    scored = scored_samples(5)
+    window = window_of(scored)
+    batch = build_micro_batch([item.sample for item in scored], packing=True)
+    logprobs = rows([item.logprobs for item in scored], batch.mask.shape[1])
+    expected = -sum(item.logprobs.sum() for item in scored) / window.total_tokens
+    torch.testing.assert_close(distill_loss(logprobs, batch, window, ranks=1), expected)
+    torch.testing.assert_close(distill_loss(logprobs, batch, window, ranks=2), 2 * expected)

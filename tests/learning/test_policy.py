@@ -1,0 +1,80 @@
+"""The policy's log-probabilities against those of the plain Hugging Face model."""
+
+import pytest
+import torch
+from random_qwen import random_qwen
+from train_samples import random_samples
+
+from learning import attention
+from learning.packing import build_micro_batch
+from learning.policy import Policy, load_model
+
+BOTH = pytest.mark.parametrize("packing", [True, False])
+TEMPERATURES = pytest.mark.parametrize("temperature", [1.0, 0.7])
+
+
+def policy(packing: bool, temperature: float = 1.0) -> Policy:
+    return Policy(random_qwen(attention.NAME if packing else "sdpa"), temperature)
+
+
+def plain_logprobs(model, sample, temperature: float) -> torch.Tensor:
+    """What the definition says: log-softmax of the logits over the temperature, gathered."""
+    completion = torch.as_tensor(sample.completion_ids).long()
+    tokens = torch.cat([torch.as_tensor(sample.prompt_ids).long(), completion])
+    logits = model(tokens[None]).logits[0, len(sample.prompt_ids) - 1 : -1]
+    return (logits / temperature).log_softmax(-1).gather(1, completion[:, None])[:, 0]
+
+
+@BOTH
+@TEMPERATURES
+def test_logprobs_equal_the_gathered_log_softmax(packing, temperature):
+    samples = random_samples(6)
+    batch = build_micro_batch(samples, packing=packing)
+    plain = random_qwen("sdpa")
+    with torch.no_grad():
+        scored = policy(packing, temperature)(batch)
+        for row, sample in zip(scored, samples, strict=True):
+            count = len(sample.completion_ids)
+            expected = plain_logprobs(plain, sample, temperature)
+            torch.testing.assert_close(row[:count], expected, rtol=1e-5, atol=1e-5)
+            assert row[count:].abs().sum() == 0
+
+
+def test_gradients_flow_alike_packed_and_padded():
+    samples = random_samples(6)
+    gradients = []
+    for packing in (True, False):
+        model = policy(packing)
+        model(build_micro_batch(samples, packing=packing)).sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-4, msg=name)
+
+
+@BOTH
+def test_a_filler_batch_scores_zero_and_leaves_no_gradient(packing):
+    model = policy(packing)
+    scored = model(build_micro_batch([], packing=packing))
+    scored.sum().backward()
+    assert scored.tolist() == [[0.0]]
+    for parameter in model.parameters():  # every one has a gradient, for the collectives
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize(("dtype", "expected"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@BOTH
+def test_a_checkpoint_loads_in_the_dtype_and_attention_asked_for(
+    make_model, dtype, expected, packing
+):
+    model = load_model(str(make_model()), dtype=dtype, packing=packing)
+    assert {parameter.dtype for parameter in model.parameters()} == {expected}
+    assert model.config._attn_implementation == (attention.NAME if packing else "sdpa")
+
+
+def test_a_pickled_checkpoint_is_not_loaded(make_model, tmp_path):
+    source = load_model(str(make_model()), dtype="fp32", packing=False)
+    source.config.save_pretrained(tmp_path)
+    torch.save(source.state_dict(), tmp_path / "pytorch_model.bin")
+    with pytest.raises(OSError, match="safetensors"):
+        load_model(str(tmp_path), dtype="fp32", packing=False)

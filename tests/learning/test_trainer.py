@@ -1,0 +1,125 @@
+"""The trainer on real DeepSpeed ranks: what must not depend on how the work is split."""
+
+import json
+
+import pytest
+import torch
+from trainer_ranks import PROCESSES, Case, run
+
+from actors.environment import learner_environment
+from learning.settings import LearnerSettings
+
+pytestmark = pytest.mark.integration
+
+BASE = Case(world=1, zero_stage=0)
+FP32 = [
+    Case(world=1, zero_stage=0, packing=False),
+    Case(world=1, zero_stage=1, micro_batch_tokens=100),
+    Case(world=1, zero_stage=2, packing=False, micro_batch_tokens=60),
+    Case(world=1, zero_stage=3, micro_batch_tokens=60),
+    Case(world=1, zero_stage=0, gradient_checkpointing=True),
+    Case(world=2, zero_stage=0, micro_batch_tokens=100),
+    Case(world=2, zero_stage=1),
+    Case(world=2, zero_stage=2, packing=False, micro_batch_tokens=60),
+    Case(world=2, zero_stage=3, packing=False),
+    Case(world=2, zero_stage=3, micro_batch_tokens=24, gradient_checkpointing=True),
+]
+BF16 = [
+    Case(world=1, zero_stage=0, dtype="bf16"),
+    Case(world=2, zero_stage=1, dtype="bf16"),
+    Case(world=2, zero_stage=2, dtype="bf16", packing=False),
+    Case(world=2, zero_stage=3, dtype="bf16", micro_batch_tokens=100),
+]
+UNTIED = [Case(world=1, zero_stage=2, tied=False), Case(world=2, zero_stage=3, tied=False)]
+CASES = [BASE, *FP32, *BF16, *UNTIED]
+
+
+def for_each(cases):
+    return pytest.mark.parametrize("case", cases, ids=lambda case: case.name)
+
+
+@pytest.fixture(scope="module")
+def outcomes(make_model, tmp_path_factory):
+    """Runs all cases; the folder that holds each one's metrics, tensors and checkpoint."""
+    from torch.multiprocessing import start_processes
+
+    folder = tmp_path_factory.mktemp("trainer")
+    models = {tied: str(make_model(tied=tied)) for tied in (True, False)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in learner_environment(LearnerSettings()).items():
+            patch.setenv(name, value)
+        start_processes(run, (CASES, models, folder), nprocs=PROCESSES, start_method="spawn")
+    return folder
+
+
+def metrics(outcomes, case, phase):
+    """One dictionary a step."""
+    return json.loads((outcomes / f"{case.name}.json").read_text())[phase]
+
+
+def tensors(outcomes, case, name):
+    from safetensors.torch import load_file
+
+    return load_file(outcomes / case.name / f"{name}.safetensors")
+
+
+def assert_same_tensors(some, others):
+    assert some.keys() == others.keys()
+    for name, tensor in some.items():
+        torch.testing.assert_close(tensor, others[name], rtol=1e-5, atol=1e-6, msg=name)
+
+
+@for_each(FP32)
+@pytest.mark.parametrize("phase", ["distilled", "reinforced"])
+def test_ranks_micro_batches_packing_and_zero_stages_give_the_same_step(outcomes, case, phase):
+    first, *later = metrics(outcomes, case, phase)
+    expected, *expected_later = metrics(outcomes, BASE, phase)
+    assert first == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    # Rounding grows from step to step: AdamW divides small gradients by their own size.
+    for step, expected_step in zip(later, expected_later, strict=True):
+        assert step == pytest.approx(expected_step, rel=1e-3, abs=1e-4)
+
+
+@for_each(BF16)
+@pytest.mark.parametrize("phase", ["distilled", "reinforced"])
+def test_bf16_is_close_to_fp32(outcomes, case, phase):
+    step = metrics(outcomes, case, phase)[0]
+    expected = metrics(outcomes, BASE, phase)[0]
+    for name in ("loss", "grad_norm"):
+        assert step[name] == pytest.approx(expected[name], rel=2e-2), name
+
+
+@for_each([BASE, *FP32, *UNTIED])
+def test_a_phase_begins_like_a_new_trainer_from_its_checkpoint(outcomes, case):
+    """No moment of the phase before is left, and the checkpoint holds all that the policy is."""
+    reinforced = metrics(outcomes, case, "reinforced")
+    for step, repeated in zip(reinforced, metrics(outcomes, case, "repeated"), strict=True):
+        assert step == pytest.approx(repeated, rel=1e-5, abs=1e-7)
+    moved, kept = tensors(outcomes, case, "moved"), tensors(outcomes, case, "kept")
+    assert any(not torch.equal(tensor, kept[name]) for name, tensor in moved.items())
+    assert_same_tensors(moved, tensors(outcomes, case, "witnessed"))
+
+
+@for_each([BASE, *BF16, *UNTIED, FP32[-1]])
+def test_a_checkpoint_is_an_ordinary_hugging_face_folder(outcomes, make_model, case):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = outcomes / case.name / "checkpoint"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    kept = tensors(outcomes, case, "kept")
+    named = dict(model.named_parameters())
+    assert named.keys() == kept.keys()
+    assert all(torch.equal(parameter, kept[name]) for name, parameter in named.items())
+    assert {str(parameter.dtype) for parameter in named.values()} == {
+        {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[case.dtype]
+    }
+    tokenizers = [AutoTokenizer.from_pretrained(path) for path in (folder, make_model())]
+    texts = [tokenizer("Which city?<answer>[[A]]</answer>").input_ids for tokenizer in tokenizers]
+    assert texts[0] == texts[1]
+    assert tokenizers[0].chat_template == tokenizers[1].chat_template
+
+
+def test_gradient_checkpointing_changes_no_weight(outcomes):
+    case = Case(world=1, zero_stage=0, gradient_checkpointing=True)
+    assert case in FP32
+    assert_same_tensors(tensors(outcomes, case, "moved"), tensors(outcomes, BASE, "moved"))

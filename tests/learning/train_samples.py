@@ -1,0 +1,30 @@
+"""Random training samples for the tests of what is made of them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from learning.windows import TrainSample
+
+VOCABULARY = 250  # every tokenizer in these tests has more tokens
+
+
+def random_samples(count: int, *, seed: int = 0, longest: int = 12) -> list[TrainSample]:
+    """Samples of mixed lengths, with advantages and rollout log-probabilities."""
+    random = np.random.default_rng(seed)
+    samples = []
+    for _ in range(count):
+        prompt, completion = random.integers(1, longest + 1, 2)
+        samples.append(
+            TrainSample(
+                prompt_ids=random.integers(3, VOCABULARY, prompt).astype(np.int32),
+                completion_ids=random.integers(3, VOCABULARY, completion).astype(np.int32),
+                advantage=float(random.normal()),
+                rollout_logprobs=(-4 * random.random(completion)).astype(np.float32),
+            )
+        )
+    return samples
+
+
+def without_rollout_logprobs(sample: TrainSample) -> TrainSample:
+    return replace(sample, rollout_logprobs=None)

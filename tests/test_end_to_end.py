@@ -1,0 +1,128 @@
+"""The main job, shortened: real Ray, vLLM, DeepSpeed and Redis, from pairs to a judge."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+
+SHORT = [
+    "data.generate.heldout_pairs=24",
+    "distill.max_steps=40",
+    "reinforce.max_steps=3",
+    "reinforce.prompts_per_step=16",
+    "reinforce.mini_batch_prompts=8",
+    "output.samples_every_steps=1",
+]
+
+
+def gavel(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "orchestrator", *arguments]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The directory and the output of one shortened run."""
+    runs = tmp_path_factory.mktemp("runs")
+    command = gavel("run", "configs/quickstart.yaml", f"run.dir={runs}", "run.id=short", *SHORT)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return runs / "short", done.stdout
+
+
+def rows(run: Path, phase: str) -> list[dict]:
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["phase"] == phase and "loss" in row]
+
+
+def test_every_phase_ran_and_was_evaluated(finished: tuple[Path, str]) -> None:
+    summary = json.loads((finished[0] / "summary.json").read_text())
+    assert summary["status"] == "done"
+    assert [row["phase"] for row in summary["evaluations"]] == ["base", "distill", "reinforce"]
+    base, distilled, _ = summary["evaluations"]
+    assert base["parseable"] == 0.0  # random weights
+    assert distilled["parseable"] > 0.5
+    assert summary["peak_rss_bytes"] < 8e9
+
+
+def test_losses_and_gaps_are_as_they_should_be(finished: tuple[Path, str]) -> None:
+    distill, reinforce = rows(finished[0], "distill"), rows(finished[0], "reinforce")
+    assert len(distill) == 40
+    assert distill[-1]["loss"] < 0.25 * distill[0]["loss"]
+    assert len(reinforce) == 3
+    for row in reinforce:
+        assert row["logprob_gap"] < 1e-4  # fp32
+        assert row["probe_gap"] < 1e-4
+        assert row["groups"] == 16
+        assert row["time/other_s"] < 0.15 * row["time/step_s"]
+    assert reinforce[-1]["kl"] > 0  # the policy has moved off its reference
+    assert [row["weight_version"] for row in reinforce] == sorted(
+        {row["weight_version"] for row in reinforce}
+    )
+
+
+def test_the_run_directory_is_whole(finished: tuple[Path, str]) -> None:
+    run, output = finished
+    for name in ("config.yaml", "events.jsonl", "report.html", "tensorboard", "journal"):
+        assert (run / name).exists(), name
+    assert list((run / "traces").glob("3-reinforce/step-*.jsonl"))
+    assert "reinforced" in output
+    assert not list(run.glob("checkpoints/.*")), "an unfinished checkpoint is left"
+
+
+def test_the_checkpoint_is_an_ordinary_model(finished: tuple[Path, str]) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    newest = max((finished[0] / "checkpoints").iterdir())
+    model = AutoModelForCausalLM.from_pretrained(newest)
+    tokenizer = AutoTokenizer.from_pretrained(newest)
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Q: what is 1+1\nA: it is 2\nB: it is 3"}],
+        add_generation_prompt=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    written = model.generate(**ids, max_new_tokens=4, do_sample=False)
+    assert written.shape[1] > ids["input_ids"].shape[1]
+
+
+def test_status_reads_the_finished_run(finished: tuple[Path, str]) -> None:
+    command = gavel("status", "short", "--dir", str(finished[0].parent), "--json")
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["status"] == "done"
+
+
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    command = gavel("run", "configs/quickstart.yaml", f"run.dir={tmp_path}", "run.id=cut", *SHORT)
+    driver = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    family: set[psutil.Process] = set()
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not any("EngineCore" in name(p) for p in family):
+        family |= set(psutil.Process(driver.pid).children(recursive=True))
+        time.sleep(0.5)
+    family |= set(psutil.Process(driver.pid).children(recursive=True))
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(timeout=90) == 130
+    _, alive = psutil.wait_procs(list(family), timeout=20)
+    assert not alive, [name(process) for process in alive]
+    assert json.loads((tmp_path / "cut" / "summary.json").read_text())["status"] == "stopped"
+
+
+def name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.NoSuchProcess:
+        return ""
