@@ -78,7 +78,7 @@ define BUILD_COMMUNICATION
 import os
 from actors.environment import extensions_folder
 os.environ["TORCH_EXTENSIONS_DIR"] = str(extensions_folder())
-from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
-ShareMemCommBuilder().load(verbose=False)
+from learning.extensions import load_communication
+load_communication(extensions_folder())
 endef
 export BUILD_COMMUNICATION

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -51,6 +52,9 @@ def learner_environment(settings: LearnerSettings) -> dict[str, str]:
         | {
             "OMP_NUM_THREADS": str(settings.cpu_threads),
             "TORCH_EXTENSIONS_DIR": str(extensions_folder()),
+            # DeepSpeed calls ninja by its name. It is to find the one beside this Python, since
+            # another version of it would build the extensions anew.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         }
     )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -43,8 +42,6 @@ class Learner:
         import torch.distributed as dist
 
         torch.set_num_threads(settings.cpu_threads)
-        # DeepSpeed calls ninja by its name; it is installed beside this Python.
-        os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks; Ray shows a rank only its own GPU
         if rendezvous.host == LOOPBACK:
             os.environ["GLOO_SOCKET_IFNAME"] = "lo"
@@ -62,6 +59,10 @@ class Learner:
         )
         import deepspeed
 
+        from learning.extensions import load_communication
+
+        if backend == "gloo":
+            load_communication(Path(os.environ["TORCH_EXTENSIONS_DIR"]))
         deepspeed.init_distributed(dist_backend=backend, verbose=False)
         from learning.trainer import Trainer
 

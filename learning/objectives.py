@@ -85,7 +85,11 @@ class PolicyObjective:
         )
 
     def _sums(self, logprobs: torch.Tensor, old_logprobs: torch.Tensor, batch: MicroBatch) -> Sums:
-        ratio = (logprobs - old_logprobs).detach().exp()
+        log_ratio = (logprobs - old_logprobs).detach()
+        if self.settings.ratio == "sequence":
+            lengths = batch.mask.sum(dim=-1, keepdim=True).clamp(min=1)
+            log_ratio = (log_ratio * batch.mask).sum(dim=-1, keepdim=True) / lengths
+        ratio = log_ratio.exp()
         low, high = 1 - self.settings.clip_low, 1 + self.settings.clip_high
         clipped = torch.where(batch.advantages > 0, ratio > high, ratio < low)
         gap = (old_logprobs - batch.rollout_logprobs).abs()
