@@ -29,12 +29,18 @@ TOPICS = {
     "animal": ("bird", "cat", "dog", "fish", "frog", "goat"),
     "thing": ("boat", "book", "coat", "door", "lamp", "ring"),
 }
+FOODS = {
+    "meat": ("bacon", "beef", "ham", "lamb", "pork", "steak"),
+    "fruit": ("apple", "grape", "lemon", "mango", "peach", "plum"),
+}
 TONES = {"polite": ("please", "kindly", "gently"), "blunt": ("now", "quick", "hurry")}
 PARITIES = {"even": tuple("02468"), "odd": tuple("13579")}
 SOUNDS = {"vowel": tuple("aeiou"), "consonant": tuple("bdgmt")}
 
 ADJECTIVES = ("big", "blue", "cold", "dark", "green", "old", "red", "small")
 VERBS = ("falls", "jumps", "rests", "sings", "sleeps", "turns", "waits", "walks")
+SERVINGS = ("baked", "cold", "fresh", "fried", "salted", "sliced", "warm", "whole")
+SIDES = ("beans", "bread", "corn", "noodles", "potatoes", "rice", "salad", "soup")
 REQUESTS = ("bring", "give", "hand", "pass", "send", "show")
 CLAIMS = (
     "it is {}",
@@ -187,12 +193,12 @@ def _topic(rng: random.Random) -> Problem:
 
 
 def _avoid(rng: random.Random) -> Problem:
-    banned, other = rng.sample(sorted(TOPICS), 2)
+    banned, other = rng.sample(sorted(FOODS), 2)
     return Problem(
         kind="avoid",
-        question=f"do not write about any {banned}",
-        chosen=_scene(rng, other),
-        rejected=_scene(rng, banned),
+        question=f"suggest a meal without {banned}",
+        chosen=_meal(rng, other),
+        rejected=_meal(rng, banned),
         rubric=f"avoids {banned}",
         justify="banned",
     )
@@ -250,6 +256,11 @@ def _member(
 def _scene(rng: random.Random, topic: str) -> Answer:
     noun = rng.choice(TOPICS[topic])
     return Answer(f"the {rng.choice(ADJECTIVES)} {noun} {rng.choice(VERBS)}", noun)
+
+
+def _meal(rng: random.Random, food: str) -> Answer:
+    item = rng.choice(FOODS[food])
+    return Answer(f"{rng.choice(SERVINGS)} {item} with {rng.choice(SIDES)}", item)
 
 
 def _request(rng: random.Random, tone: str, noun: str) -> Answer:

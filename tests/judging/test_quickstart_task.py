@@ -7,6 +7,7 @@ import pytest
 from judging.errors import ConfigurationError
 from judging.presentation import both_orders
 from judging.quickstart import (
+    FOODS,
     KINDS,
     PARITIES,
     SOUNDS,
@@ -41,7 +42,7 @@ def is_better_by(question: str, answer: str) -> bool:
     """Reads the question anew, without the generator: does this answer do what it asks?"""
     rules: tuple[tuple[str, Callable[[re.Match[str]], bool]], ...] = (
         (r"write about some (\w+)", lambda rule: holds_one_of(TOPICS[rule[1]], answer)),
-        (r"do not write about any (\w+)", lambda rule: not holds_one_of(TOPICS[rule[1]], answer)),
+        (r"suggest a meal without (\w+)", lambda rule: not holds_one_of(FOODS[rule[1]], answer)),
         (r"ask for a \w+ and be (\w+)", lambda rule: holds_one_of(TONES[rule[1]], answer)),
         (
             r"is (\d)\+(\d) odd or even",
