@@ -128,7 +128,7 @@ def test_a_dry_run_prints_configuration_and_plan_as_text():
         (["configs/none.yaml"], "there is no such file"),
         (["configs/quickstart.yaml", "rollout.wokers=2"], "did you mean rollout.workers"),
         (["configs/quickstart.yaml", "rollout"], "section.key=value"),
-        (["configs/quickstart.yaml", "reinforce.mini_batch_prompts=48"], "prompts_per_step (64)"),
+        (["configs/quickstart.yaml", "reinforce.mini_batch_prompts=48"], "prompts_per_step (128)"),
         (["configs/rm-r1/qwen-7b.yaml"], "data.path"),
     ],
 )
