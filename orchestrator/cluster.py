@@ -24,7 +24,8 @@ def ray_cluster(cpus: int) -> Iterator[None]:
     from_outside = "RAY_ADDRESS" in os.environ
     if not from_outside:
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        # One token a process: Ray reads it once, also for a second cluster after this one.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         # Else Ray puts the machine's outer address in place of the loopback one given below.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
