@@ -53,8 +53,8 @@ WORKLOADS = {
         limit_s=(2.4, 2.4), trl_step_s=3.54,
     ),
     "m30": Workload(
-        model={"hidden_size": 512, "layers": 8, "heads": 8, "kv_heads": 4,
-               "intermediate_size": 1536, "vocab_size": 2048},
+        model={"hidden_size": 512, "layers": 9, "heads": 8, "kv_heads": 4,
+               "intermediate_size": 1664, "vocab_size": 2048},
         prompts=16, prompt_words=112, new_tokens=128, micro_batch_tokens=4096,
         limit_s=(52.0, 56.0), trl_step_s=70.0,
     ),
