@@ -11,7 +11,7 @@ from learning.settings import LearnerSettings
 
 # Without these glibc gives large blocks back after each use, and the page faults of taking them
 # again cost a CPU learner 15 % of its time.
-_ALLOCATOR = {
+ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": str(2**30),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
@@ -30,7 +30,7 @@ _QUIET = {
 def engine_environment(settings: RolloutSettings) -> dict[str, str]:
     """Of a rollout worker; vLLM's own processes inherit it."""
     return (
-        _ALLOCATOR
+        ALLOCATOR
         | _QUIET
         | {
             "OMP_NUM_THREADS": str(settings.cpu_threads),
@@ -47,7 +47,7 @@ def engine_environment(settings: RolloutSettings) -> dict[str, str]:
 def learner_environment(settings: LearnerSettings) -> dict[str, str]:
     """Of one learner rank."""
     return (
-        _ALLOCATOR
+        ALLOCATOR
         | _QUIET
         | {
             "OMP_NUM_THREADS": str(settings.cpu_threads),

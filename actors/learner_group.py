@@ -84,6 +84,7 @@ class LearnerGroup:
             samples,
             ranks=self._settings.ranks,
             micro_batch_tokens=self._settings.micro_batch_tokens,
+            share_prompts=self._settings.packing,
         )
 
     async def save(self, folder: Path) -> None:

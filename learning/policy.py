@@ -31,12 +31,13 @@ class Policy(Actor):
             present = torch.ones_like(present)
         positions = batch.source[present]
         arguments: dict[str, Any] = {"position_ids": batch.position_ids, "use_cache": False}
-        if batch.sequence_starts is not None:
+        if batch.segments is not None:
             arguments |= {
-                "cu_seq_lens_q": batch.sequence_starts,
-                "cu_seq_lens_k": batch.sequence_starts,
-                "max_length_q": batch.longest,
-                "max_length_k": batch.longest,
+                "cu_seq_lens_q": batch.segments.query_starts,
+                "cu_seq_lens_k": batch.segments.key_starts,
+                "max_length_q": batch.segments.longest_query,
+                "max_length_k": batch.segments.longest_key,
+                "key_positions": batch.segments.key_positions,
                 "logits_to_keep": positions,
             }
             logits = self.model(batch.input_ids, **arguments).logits[0]
@@ -59,7 +60,7 @@ def load_model(
     """Loads a causal language model from a folder or the hub; safetensors only."""
     from transformers import AutoModelForCausalLM
 
-    packed = "flash_attention_2" if torch.cuda.is_available() else attention.NAME
+    packed = attention.FLASH_NAME if torch.cuda.is_available() else attention.NAME
     return AutoModelForCausalLM.from_pretrained(
         path,
         revision=revision,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from orchestrator.config import RunConfig
+from orchestrator.config import ReinforcePhase, RunConfig
 from orchestrator.facts import Machine, ModelFacts, ModelShape
 
 GIB = 1024**3
@@ -68,8 +68,14 @@ def _activations(config: RunConfig, shape: ModelShape, each: int) -> int:
         layers = shape.layers * layer
     # Logits are made for completions only: in the model's type, in fp32, and their gradient.
     completion = config.rollout.max_new_tokens
+    if config.learner.packing:  # a group's prompt is computed once
+        completion *= max((p.settings.group_size for p in _reinforcing(config)), default=1)
     scored = tokens * completion // (config.data.max_prompt_tokens + completion)
     return layers + scored * shape.vocabulary * (each + 8)
+
+
+def _reinforcing(config: RunConfig) -> list[ReinforcePhase]:
+    return [phase for phase in config.phases if isinstance(phase, ReinforcePhase)]
 
 
 def engine_memory(config: RunConfig, model: ModelFacts, machine: Machine) -> Memory | None:

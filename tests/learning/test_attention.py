@@ -1,78 +1,138 @@
-"""Packed attention against transformers' own, one sequence at a time, in float64."""
+"""Packed attention against transformers' own, one sequence at a time."""
 
+import sys
+from types import ModuleType
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_qwen import random_qwen
-from train_samples import VOCABULARY
+from train_samples import random_samples, with_prompts
 
 from learning import attention
+from learning.packing import build_micro_batch
+from learning.policy import Policy
 
-CLOSE = {"rtol": 1e-6, "atol": 1e-9}  # rotary angles are float32 in transformers
-
-
-def packed_logits(model, sequences):
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]).int()
-    return model(
-        torch.cat(sequences)[None],
-        position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
-        use_cache=False,
-        cu_seq_lens_q=starts,
-        cu_seq_lens_k=starts,
-        max_length_q=int(lengths.max()),
-        max_length_k=int(lengths.max()),
-    ).logits[0]
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # the policy scores in float32
+NAMES = [attention.NAME, attention.FLASH_NAME]
+GROUPS = st.lists(st.integers(1, 4), min_size=1, max_size=4)  # samples of each prompt
 
 
-def single_logits(model, sequences):
-    return torch.cat([model(sequence[None], use_cache=False).logits[0] for sequence in sequences])
+@pytest.fixture(scope="module", autouse=True)
+def flash_attn():
+    """flash-attn's documented function, re-derived a sequence at a time."""
+    module = ModuleType("flash_attn")
+    module.flash_attn_varlen_func = _varlen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "flash_attn", module)
+        yield
 
 
-def random_sequences(lengths, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randint(0, VOCABULARY, (length,), generator=generator) for length in lengths]
+def _varlen(
+    query,
+    key,
+    value,
+    cu_seqlens_q,
+    cu_seqlens_k,
+    max_seqlen_q,
+    max_seqlen_k,
+    dropout_p,
+    softmax_scale,
+    causal,
+):
+    assert (causal, dropout_p) == (True, 0.0)
+    heads = query.shape[1] // key.shape[1]
+    outputs = []
+    for q, k, v in zip(
+        query.split(cu_seqlens_q.diff().tolist()),
+        key.split(cu_seqlens_k.diff().tolist()),
+        value.split(cu_seqlens_k.diff().tolist()),
+        strict=True,
+    ):
+        assert len(q) <= max_seqlen_q
+        assert len(k) <= max_seqlen_k
+        k, v = k.repeat_interleave(heads, dim=1), v.repeat_interleave(heads, dim=1)
+        scores = torch.einsum("qhd,khd->hqk", q, k) * softmax_scale
+        # "aligned to the bottom right corner": the last query sees every key
+        seen = torch.ones(len(q), len(k), dtype=torch.bool).tril(len(k) - len(q))
+        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
+        outputs.append(torch.einsum("hqk,khd->qhd", weights, v))
+    return torch.cat(outputs)
 
 
 @pytest.fixture(scope="module")
-def models():
-    packed = random_qwen(attention.NAME, dtype=torch.float64)
-    return packed, random_qwen("sdpa", dtype=torch.float64)
+def policies():
+    return {
+        name: Policy(random_qwen(name, dtype=torch.float64), temperature=1.0)
+        for name in ("sdpa", *NAMES)
+    }
 
 
-@settings(max_examples=10)
-@given(lengths=st.lists(st.integers(1, 20), min_size=1, max_size=6), seed=st.integers(0, 100))
-def test_forward_equals_each_sequence_on_its_own(models, lengths, seed):
-    packed, plain = models
-    sequences = random_sequences(lengths, seed)
+def groups_of(sizes, seed=0):
+    return with_prompts(random_samples(sum(sizes), seed=seed), sizes)
+
+
+def packed(policy, samples):
+    batch = build_micro_batch(samples, packing=True)
+    return torch.cat(
+        [row[mask.bool()] for row, mask in zip(policy(batch), batch.mask, strict=True)]
+    )
+
+
+def one_by_one(policy, samples):
+    batches = [build_micro_batch([sample], packing=False) for sample in samples]
+    return torch.cat([policy(batch)[0] for batch in batches])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=15)
+@given(sizes=GROUPS, seed=st.integers(0, 100))
+def test_shared_prompts_give_what_each_sample_gives_on_its_own(policies, name, sizes, seed):
+    samples = groups_of(sizes, seed)
     with torch.no_grad():
         torch.testing.assert_close(
-            packed_logits(packed, sequences), single_logits(plain, sequences), **CLOSE
+            packed(policies[name], samples), one_by_one(policies["sdpa"], samples), **CLOSE
         )
 
 
-def test_gradients_equal_those_of_each_sequence_on_its_own(models):
-    packed, plain = models
-    sequences = random_sequences([7, 1, 13, 4])
-    for model, logits in ((packed, packed_logits), (plain, single_logits)):
-        model.zero_grad()
-        logits(model, sequences).log_softmax(-1)[:, 3].sum().backward()
-    theirs = dict(plain.named_parameters())
-    for name, parameter in packed.named_parameters():
-        torch.testing.assert_close(parameter.grad, theirs[name].grad, **CLOSE, msg=name)
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_equal_those_of_each_sample_on_its_own(policies, name):
+    samples = groups_of([3, 1, 2])
+    weights = torch.linspace(-1, 2, sum(len(sample.completion_ids) for sample in samples))
+    for policy, logprobs in ((policies[name], packed), (policies["sdpa"], one_by_one)):
+        policy.zero_grad()
+        (logprobs(policy, samples) * weights).sum().backward()
+    theirs = dict(policies["sdpa"].named_parameters())
+    for parameter_name, parameter in policies[name].named_parameters():
+        torch.testing.assert_close(
+            parameter.grad, theirs[parameter_name].grad, **CLOSE, msg=parameter_name
+        )
 
 
-def test_a_sequence_does_not_see_its_neighbours(models):
-    packed, _ = models
-    first, second, other = random_sequences([9, 5, 9])
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sample_sees_neither_its_siblings_nor_other_prompts(policies, name):
+    samples = groups_of([2, 2])
+    kept = len(samples[1].completion_ids)
+    changed = [*random_samples(1, seed=9), samples[1], *groups_of([2], seed=8)]
+    changed = [*with_prompts(changed[:2], [2], prompt_ids=samples[1].prompt_ids), *changed[2:]]
     with torch.no_grad():
-        before = packed_logits(packed, [first, second])[len(first) :]
-        after = packed_logits(packed, [other, second])[len(other) :]
+        before = packed(policies[name], samples)[len(samples[0].completion_ids) :][:kept]
+        after = packed(policies[name], changed)[len(changed[0].completion_ids) :][:kept]
     torch.testing.assert_close(before, after, **CLOSE)
 
 
-def test_without_the_sequence_starts_it_refuses(models):
-    packed, _ = models
+def test_a_shared_prompt_is_computed_once():
+    samples = groups_of([3])
+    batch = build_micro_batch(samples, packing=True)
+    completions = sum(len(sample.completion_ids) for sample in samples)
+    assert batch.input_ids.shape == (1, len(samples[0].prompt_ids) + completions)
+    np.testing.assert_array_equal(
+        batch.input_ids[0, : len(samples[0].prompt_ids)], samples[0].prompt_ids
+    )
+
+
+def test_without_the_segments_it_refuses(policies):
     with pytest.raises(ValueError, match="cu_seq_lens_q"):
-        packed(torch.arange(4)[None], use_cache=False)
+        policies[attention.NAME].model(torch.arange(4)[None], use_cache=False)

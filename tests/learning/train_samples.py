@@ -28,3 +28,13 @@ def random_samples(count: int, *, seed: int = 0, longest: int = 12) -> list[Trai
 
 def without_rollout_logprobs(sample: TrainSample) -> TrainSample:
     return replace(sample, rollout_logprobs=None)
+
+
+def with_prompts(samples, sizes, *, prompt_ids=None) -> list[TrainSample]:
+    """The samples in groups of the given sizes, each with its first sample's prompt."""
+    grouped, rest = [], list(samples)
+    for size in sizes:
+        prompt = rest[0].prompt_ids if prompt_ids is None else prompt_ids
+        grouped.extend(replace(sample, prompt_ids=prompt) for sample in rest[:size])
+        rest = rest[size:]
+    return grouped

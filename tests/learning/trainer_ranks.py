@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from train_samples import random_samples
+from train_samples import random_samples, with_prompts
 
 from learning.settings import GrpoSettings, LearnerSettings, ModelSpec, OptimizerSettings
 from learning.windows import plan_windows
 
 PROCESSES = 3
-SAMPLES = random_samples(48)
+SAMPLES = with_prompts(random_samples(48), [1, 1, 4, 3, 7, 2, 4, 2, 5, 1, 8, 4, 6])
 OPTIMIZER = OptimizerSettings(learning_rate=1e-4, weight_decay=0.1)
 GRPO = GrpoSettings(kl_coef=0.05, optimizer=OPTIMIZER)
 
@@ -96,8 +96,12 @@ def _trainer(case: Case, model: str):
 
 
 def _window(case: Case, rank: int, samples):
-    planned = plan_windows(samples, ranks=case.world, micro_batch_tokens=case.micro_batch_tokens)
-    return planned[rank]
+    return plan_windows(
+        samples,
+        ranks=case.world,
+        micro_batch_tokens=case.micro_batch_tokens,
+        share_prompts=case.packing,
+    )[rank]
 
 
 def _reinforce(trainer, windows, reference: str) -> list[dict[str, float]]:
