@@ -72,7 +72,7 @@ def measure_trl(name: str, workload: Workload, steps: int) -> dict[str, Any]:
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 
     class StepClock(TrainerCallback):
         def __init__(self) -> None:

@@ -11,10 +11,6 @@ import hashlib
 from judging.records import Order, PreferencePair, Presentation
 
 
-def presentation(pair: PreferencePair, order: Order) -> Presentation:
-    return Presentation(pair, order)
-
-
 def balanced_order(pair_uid: str, seed: int) -> Order:
     """A fair coin for this pair under this seed."""
     digest = hashlib.sha256(f"{seed}/{pair_uid}".encode("utf-8", "surrogatepass")).digest()

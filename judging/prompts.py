@@ -15,10 +15,12 @@ built-in one and replace a block. Its variables:
 
 from __future__ import annotations
 
+import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -45,11 +47,19 @@ _TEMPLATE_ERRORS = (
 )
 
 
+class AddedToken(Protocol):
+    content: str
+    special: bool
+
+
 class ChatTokenizer(Protocol):
     """The part of a Hugging Face tokenizer that is used here."""
 
     @property
     def chat_template(self) -> object: ...
+
+    @property
+    def added_tokens_decoder(self) -> Mapping[int, AddedToken]: ...
 
     def apply_chat_template(
         self,
@@ -143,7 +153,8 @@ def tokenize_prompt(
 ) -> JudgePrompt:
     """Apply the chat template once; its token ids are what the engine and the learner are given.
 
-    The chat template writes every special token, so nothing is added to them.
+    The chat template alone writes control tokens: nothing is added to what it gives, and where a
+    message spells one, as an answer may to end its turn and go on as the judge, a space breaks it.
 
     Raises:
         ConfigurationError: the tokenizer has no chat template, or it refuses these roles.
@@ -156,7 +167,10 @@ def tokenize_prompt(
         )
     try:
         token_ids = tokenizer.apply_chat_template(
-            [{"role": message.role, "content": message.content} for message in messages],
+            [
+                {"role": turn.role, "content": _defused(turn.content, tokenizer)}
+                for turn in messages
+            ],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
@@ -175,20 +189,21 @@ def tokenize_prompt(
     return JudgePrompt(presentation, tuple(messages), tuple(cast(Iterable[int], token_ids)))
 
 
-def drop_overlong(prompts: Iterable[JudgePrompt], max_tokens: int) -> tuple[list[JudgePrompt], int]:
-    """Leave out every pair that has a prompt of more than `max_tokens` tokens.
+def _defused(text: str, tokenizer: ChatTokenizer) -> str:
+    tokens = _control_tokens(tokenizer)
+    return tokens.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text) if tokens else text
 
-    A pair goes as a whole, so that no pair is judged in one order only.
 
-    Returns:
-        The kept prompts in their order, and the number of pairs left out.
-    """
-    prompts = list(prompts)
-    overlong = {
-        prompt.presentation.pair.uid for prompt in prompts if len(prompt.token_ids) > max_tokens
-    }
-    kept = [prompt for prompt in prompts if prompt.presentation.pair.uid not in overlong]
-    return kept, len(overlong)
+@lru_cache(maxsize=8)
+def _control_tokens(tokenizer: ChatTokenizer) -> re.Pattern[str] | None:
+    """The special tokens, and what else the chat template marks roles and turns with."""
+    template = str(tokenizer.chat_template)
+    texts = [
+        re.escape(token.content)
+        for token in tokenizer.added_tokens_decoder.values()
+        if len(token.content) > 1 and (token.special or token.content in template)
+    ]
+    return re.compile("|".join(sorted(texts, key=len, reverse=True))) if texts else None
 
 
 def _variables(presentation: Presentation) -> dict[str, object]:

@@ -1,11 +1,11 @@
-from judging.presentation import balanced_order, both_orders, presentation
-from judging.records import Message, PreferencePair
+from judging.presentation import balanced_order, both_orders
+from judging.records import Message, PreferencePair, Presentation
 
 PAIR = PreferencePair("u", (Message("user", "Hi"),), chosen="good", rejected="bad")
 
 
 def test_gold_and_answers_follow_the_order():
-    shown = presentation(PAIR, "rejected_first")
+    shown = Presentation(PAIR, "rejected_first")
     assert (shown.answer_a, shown.answer_b, shown.gold) == ("bad", "good", "B")
     assert [shown.gold for shown in both_orders(PAIR)] == ["A", "B"]
     assert len({shown.uid for shown in both_orders(PAIR)}) == 2

@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from judging.presentation import presentation
-from judging.records import FinishReason, Judgment, Message, PreferencePair, Rollout
+from judging.records import FinishReason, Judgment, Message, PreferencePair, Presentation, Rollout
 from judging.traces import parse_trace
 from rewards.groups import Group
 from rewards.protocol import Reward, RewardRequest, RewardResult
@@ -73,7 +72,7 @@ def make_judgment() -> Judgment:
         weight_version_min=0,
         weight_version_max=0,
     )
-    return Judgment(presentation(pair, "chosen_first"), rollout, parse_trace(""))
+    return Judgment(Presentation(pair, "chosen_first"), rollout, parse_trace(""))
 
 
 def test_failed_results_of_a_group_are_no_numbers():
