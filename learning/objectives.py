@@ -92,9 +92,7 @@ class PolicyObjective:
         ratio = log_ratio.exp()
         low, high = 1 - self.settings.clip_low, 1 + self.settings.clip_high
         clipped = torch.where(batch.advantages > 0, ratio > high, ratio < low)
-        gap = (old_logprobs - batch.rollout_logprobs).abs()
         return {
             "clip_fraction": (clipped * batch.mask).sum(),
-            "logprob_gap": (gap * batch.mask).sum(),
             "entropy": -(logprobs.detach() * batch.mask).sum(),
         }

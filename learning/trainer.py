@@ -113,8 +113,8 @@ class Trainer:
     def policy_step(self, windows: Sequence[Window]) -> dict[str, float]:
         """One rollout step: an optimizer step for each window, in order.
 
-        With several windows the denominators of the ratio are taken before the first update. With
-        one they are the forward pass itself, and no extra pass is needed.
+        The denominators of the ratio are of the policy before the first update. The first window's
+        are its own forward pass; the others need a pass of their own.
 
         Returns:
             loss, kl, entropy (nats a token), clip_fraction, logprob_gap (mean |learner - engine|
@@ -122,9 +122,12 @@ class Trainer:
             windows, the same on every rank.
         """
         settings = self._require_objective().settings
-        before = len(windows) > 1 and settings.old_logprobs == "learner"
-        old = [self._score_window(window) if before else None for window in windows]
-        metrics = [self._policy_window(*pair) for pair in zip(windows, old, strict=True)]
+        before = settings.old_logprobs == "learner"
+        later = [self._score_window(window) if before else None for window in windows[1:]]
+        metrics = [
+            self._policy_window(window, old)
+            for window, old in zip(windows, [None, *later], strict=True)
+        ]
         result = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
         if not before:  # later windows have moved on from the policy that sampled
             result["logprob_gap"] = metrics[0]["logprob_gap"]
