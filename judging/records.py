@@ -134,6 +134,7 @@ class Trace:
     thought: str = ""  # chain of thought ended by </think>
     quotes: tuple[Quote, ...] = field(default=())
     summaries: tuple[Quote, ...] = field(default=())
+    outline: tuple[str, ...] = field(default=())  # the closed sections and answers, in order
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -25,6 +25,8 @@ _BOUNDS = _PARTS | {"answer"}  # where a section ends that lacks its closing tag
 _JUSTIFY = frozenset({"justify"})
 _QUOTES = frozenset({"quote_a", "quote_b"})
 _SUMMARIES = frozenset({"summary_a", "summary_b"})
+_QUOTED = _QUOTES | _SUMMARIES
+_ALL = _PARTS | _JUSTIFY | _QUOTED
 
 _TAG = re.compile(
     r"<\s*+(/?+)\s*+"
@@ -81,7 +83,7 @@ def parse_trace(text: str, *, strict_tail: bool = False, truncated: bool = False
     ]
     answers = _answers(text, tags)
     thought_end = _thought_end(tags, answers)
-    tags_after = [tag for tag in tags if tag.start >= thought_end]
+    tags_after = _Tags([tag for tag in tags if tag.start >= thought_end], len(text))
     if strict_tail:
         verdict = _decide(_strict_tail_letters(text), truncated)
     else:
@@ -142,17 +144,16 @@ def _outside_open_thought(tags: Sequence[_Tag], answers: list[_Answer]) -> list[
 
 def _letters(
     text: str,
-    tags_after: Sequence[_Tag],
+    tags_after: _Tags,
     answers: Sequence[_Answer],
     thought_end: int,
     truncated: bool,
 ) -> frozenset[Letter]:
     """The letters that the text gives as its answer."""
-    quoted = _hiding(_sections(tags_after, _QUOTES | _SUMMARIES, len(text)), text, truncated)
+    quoted = _hiding(tags_after.sections(_QUOTED), text, truncated)
     answers = [answer for answer in answers if not _is_inside(answer.start, quoted)]
     after = [answer for answer in answers if answer.start >= thought_end]
-    all_names = _PARTS | _JUSTIFY | _QUOTES | _SUMMARIES
-    sections = _hiding(_sections(tags_after, all_names, len(text)), text, truncated)
+    sections = _hiding(tags_after.sections(_ALL), text, truncated)
     outside = [answer for answer in after if not _is_inside(answer.start, sections)]
     if outside or truncated:
         return _union(outside)
@@ -197,30 +198,41 @@ def _decide(letters: frozenset[Letter], truncated: bool) -> Verdict:
     return Verdict(None, Reason.TRUNCATED if truncated else Reason.NONE)
 
 
-def _sections(tags: Sequence[_Tag], names: frozenset[str], text_end: int) -> list[_Section]:
-    """The sections called `names`, in order, none within another.
+class _Tags:
+    """The tags of a text, ready to be read as sections of any names."""
 
-    A section reaches to the next closing tag of its name; without one, to the next part or answer.
-    """
-    closings: dict[str, list[_Tag]] = {}
-    for tag in tags:
-        if tag.is_closing:
-            closings.setdefault(tag.name, []).append(tag)
-    starts = {name: [tag.start for tag in same] for name, same in closings.items()}
-    bounds = [tag.start for tag in tags if not tag.is_closing and tag.name in _BOUNDS]
-    sections: list[_Section] = []
-    position = 0
-    for tag in tags:
-        if tag.is_closing or tag.start < position or tag.name not in names:
-            continue
-        index = bisect_left(starts.get(tag.name, ()), tag.end)
-        if is_closed := index < len(starts.get(tag.name, ())):
-            body_end, position = closings[tag.name][index].start, closings[tag.name][index].end
-        else:
-            bound = bisect_left(bounds, tag.end)
-            body_end = position = bounds[bound] if bound < len(bounds) else text_end
-        sections.append(_Section(tag.name, tag.start, tag.end, body_end, position, is_closed))
-    return sections
+    def __init__(self, tags: Sequence[_Tag], text_end: int) -> None:
+        self._opening = [tag for tag in tags if not tag.is_closing]
+        self._text_end = text_end
+        self._closings: dict[str, list[_Tag]] = {}
+        for tag in tags:
+            if tag.is_closing:
+                self._closings.setdefault(tag.name, []).append(tag)
+        self._starts = {name: [t.start for t in same] for name, same in self._closings.items()}
+        self._bounds = [tag.start for tag in self._opening if tag.name in _BOUNDS]
+
+    def sections(self, names: frozenset[str]) -> list[_Section]:
+        """The sections called `names`, in order, none within another.
+
+        A section reaches to the next closing tag of its name; without one, to the next part or
+        answer.
+        """
+        sections: list[_Section] = []
+        position = 0
+        for tag in self._opening:
+            if tag.name not in names or tag.start < position:
+                continue
+            starts = self._starts.get(tag.name, ())
+            index = bisect_left(starts, tag.end)
+            if is_closed := index < len(starts):
+                closing = self._closings[tag.name][index]
+                body_end, position = closing.start, closing.end
+            else:
+                bound = bisect_left(self._bounds, tag.end)
+                is_bound = bound < len(self._bounds)
+                body_end = position = self._bounds[bound] if is_bound else self._text_end
+            sections.append(_Section(tag.name, tag.start, tag.end, body_end, position, is_closed))
+        return sections
 
 
 def _is_inside(position: int, sections: Sequence[_Section]) -> bool:
@@ -228,9 +240,9 @@ def _is_inside(position: int, sections: Sequence[_Section]) -> bool:
     return index >= 0 and position < sections[index].body_end
 
 
-def _trace(text: str, tags_after: Sequence[_Tag], thought_end: int, verdict: Verdict) -> Trace:
-    parts = _sections(tags_after, _PARTS, len(text))
-    justify = [s for s in _sections(tags_after, _JUSTIFY, len(text)) if s.is_closed]
+def _trace(text: str, tags_after: _Tags, thought_end: int, verdict: Verdict) -> Trace:
+    parts = tags_after.sections(_PARTS)
+    justify = [s for s in tags_after.sections(_JUSTIFY) if s.is_closed]
     types = _bodies(text, parts, "type")
     rubric = _join(_without(text, s, justify).strip() for s in parts if s.name == "rubric")
     solution = _join(_bodies(text, parts, "solution"))
@@ -243,8 +255,11 @@ def _trace(text: str, tags_after: Sequence[_Tag], thought_end: int, verdict: Ver
         solution=solution,
         evaluation=_join(_bodies(text, parts, "eval")),
         thought=thought,
-        quotes=_quotes(text, _sections(tags_after, _QUOTES, len(text))),
-        summaries=_quotes(text, _sections(tags_after, _SUMMARIES, len(text))),
+        quotes=_quotes(text, tags_after.sections(_QUOTES)),
+        summaries=_quotes(text, tags_after.sections(_SUMMARIES)),
+        outline=tuple(
+            section.name for section in tags_after.sections(_BOUNDS) if section.is_closed
+        ),
     )
 
 

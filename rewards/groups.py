@@ -25,3 +25,8 @@ class Group:
     def scores(self) -> list[float | None]:
         """One for each judgment; None where the reward failed, which is never a number."""
         return [result.score if result.status == "ok" else None for result in self.results]
+
+
+def has_samples(group: Group, minimum: int) -> bool:
+    """Whether at least `minimum` of the group's samples have a score."""
+    return sum(score is not None for score in group.scores) >= minimum

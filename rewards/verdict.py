@@ -1,14 +1,13 @@
-"""The built-in reward: is the verdict right?"""
+"""`builtin:verdict`, `builtin:strict_tail`: is the verdict right?"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from judging.traces import parse_trace
 from rewards.protocol import RewardRequest, RewardResult, RewardSpec
+from rewards.pure import PureReward
 
 
-class VerdictReward:
+class VerdictReward(PureReward):
     """+1 for the gold letter, -1 for the other one and for no clear verdict.
 
     RM-R1, equation 8 (arXiv 2505.02387). A judgment without a verdict is the policy's fault and
@@ -20,15 +19,9 @@ class VerdictReward:
         self._strict_tail = strict_tail
 
     def spec(self) -> RewardSpec:
-        return RewardSpec(name="verdict_strict_tail" if self._strict_tail else "verdict")
+        return RewardSpec("strict_tail" if self._strict_tail else "verdict")
 
-    async def score(self, batch: Sequence[RewardRequest]) -> Sequence[RewardResult]:
-        return [self._score(request) for request in batch]
-
-    async def close(self) -> None:
-        """Nothing is held."""
-
-    def _score(self, request: RewardRequest) -> RewardResult:
+    def score_one(self, request: RewardRequest) -> RewardResult:
         verdict = request.trace.verdict
         if self._strict_tail:
             verdict = parse_trace(request.response, strict_tail=True).verdict

@@ -63,6 +63,7 @@ def test_chat_trace_has_all_its_parts():
         evaluation="<quote_A>I am sorry</quote_A> is warm, <summary_B>B lectures</summary_B>.",
         quotes=(Quote("A", "I am sorry"),),
         summaries=(Quote("B", "B lectures"),),
+        outline=("type", "rubric", "eval", "answer"),
     )
 
 
