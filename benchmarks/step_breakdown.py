@@ -5,14 +5,15 @@
 Runs the real driver (Ray, vLLM, DeepSpeed, Redis) on two workloads of fixed size and prints, as
 JSON, the median seconds and shares of each part of a step over all steps but the first two, which
 warm up. Shares may overlap by what was scored while other prompts were still generated; `other` is
-the time in which nothing of it went on.
+the time in which nothing of it went on. `scoring_not_hidden` is the share in which
+judgments were scored and none was generated any more.
 
     toy   1 M parameters, 64 prompts x 8 samples of 24 tokens
     m30   30 M parameters, 16 prompts of about 128 tokens x 8 samples of 128 tokens
 
 `limits` and `trl_1_16` are medians of separate runs on another machine of 2 cores: the bare parts
 (forward, backward and AdamW; generation alone), and TRL's GRPO step. They are for orientation;
-to compare, run both side by side on one machine (benchmarks/trl_step.py).
+to compare, run both side by side on one machine (benchmarks/against_trl.py).
 """
 
 from __future__ import annotations
@@ -81,12 +82,17 @@ def measure(name: str, workload: Workload, steps: int, learner: dict[str, int]) 
         "step_s": round(step_s, 3),
         "seconds": {part: round(value, 3) for part, value in seconds.items()},
         "shares": {part: round(value / step_s, 4) for part, value in seconds.items()},
+        "scoring_not_hidden": round(_median(measured, "time/score_alone_s") / step_s, 4),
         "generated_tokens": statistics.median(row["tokens"] for row in measured),
         "logprob_gap": statistics.median(row["logprob_gap"] for row in measured),
         "peak_memory_gb": round(summary["peak_rss_bytes"] / 1e9, 2),
         "limits_step_s": workload.limit_s,
         "trl_1_16_step_s": workload.trl_step_s,
     }
+
+
+def _median(rows: list[dict[str, float]], name: str) -> float:
+    return statistics.median(row[name] for row in rows)
 
 
 def configuration(

@@ -1,4 +1,4 @@
-"""The command line: `gavel run` and `gavel status`; `python -m orchestrator` is the same program.
+"""The command line, `gavel`; `python -m orchestrator` is the same program.
 
 Exit status: 0 done, 2 bad input, 130 interrupted, 1 anything else. What Gavel raises on purpose is
 shown as its message alone. Reading a configuration and planning start nothing and import neither
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -38,8 +39,10 @@ model.make=null. It wins over the file."""
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; answers its exit status."""
     options = _parse(arguments)
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # where `import:` rewards may be
     try:
-        return _status(options) if options.command == "status" else _run(options)
+        return _COMMANDS[options.command](options)
     except GavelError as error:
         print(f"gavel: {error}", file=sys.stderr)
         return error.exit_code
@@ -102,7 +105,17 @@ def _parser() -> argparse.ArgumentParser:
         "--dir", type=Path, default=Path("runs"), help="where the runs are (default: runs)"
     )
     status.add_argument("--json", action="store_true", help="print it as JSON")
+
+    from orchestrator.rewards_cli import add_parser
+
+    add_parser(commands)
     return parser
+
+
+def _rewards(options: argparse.Namespace) -> int:
+    from orchestrator.rewards_cli import run_command
+
+    return run_command(options)
 
 
 def _status(options: argparse.Namespace) -> int:
@@ -153,3 +166,6 @@ def _print_dry_run(config: RunConfig, plan: Plan, facts: Facts, *, as_json: bool
     if obstacles:
         print("This machine cannot run it yet")
         print("\n".join(f"  - {obstacle}" for obstacle in obstacles))
+
+
+_COMMANDS = {"run": _run, "status": _status, "rewards": _rewards}

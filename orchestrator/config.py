@@ -7,7 +7,8 @@ are those packages' own. What two keys must not say together is in `config_rules
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -24,9 +25,10 @@ from learning.settings import (
     PositiveInt,
 )
 from learning.tiny import TinyModel
+from rewards.mix import Normalize
+from rewards.settings import Ramp, RewardUse
 
 PhaseKind = Literal["distill", "reinforce", "evaluate"]
-RewardName = Literal["builtin:verdict", "builtin:strict_tail"]
 
 
 class Section(BaseModel):
@@ -75,15 +77,30 @@ class JudgeSection(Section):
 
 
 class RewardSection(Section):
-    """What a judgment is worth."""
+    """What a judgment is worth: a mix of rewards, each under a name of its own."""
 
-    uses: RewardName = "builtin:verdict"
+    mix: dict[str, RewardUse] = {"verdict": RewardUse(uses="builtin:verdict")}
+    normalize: Normalize = "sum"  # each: every reward within its group before it is weighted
+    # balanced: each pair in a seeded order that turns with every epoch; random: drawn anew in each
+    # epoch; both: the two orders of a pair are judged in one step and scored as one unit
+    order: Literal["balanced", "random", "both"] = "balanced"
+    min_samples: PositiveInt = 2  # scored ones; a group with fewer is replaced
+    max_failure_rate: Fraction = 0.1  # of a step's judgments; above it the run stops
+    allowed_hosts: tuple[str, ...] = ()  # that rewards by https:// may be at
 
 
 class VerifierSection(Section):
     """The actors that parse and score."""
 
     workers: PositiveInt = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReinforceSettings(GrpoSettings):
+    """A phase of reinforcement: the learners' part, and what the rewards weigh in it."""
+
+    # Over the weights of reward.mix, by name.
+    reward_weights: Mapping[str, float | Ramp] = field(default_factory=dict)
 
 
 class EvaluateSettings(Section):
@@ -123,7 +140,7 @@ class DistillPhase:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReinforcePhase:
-    settings: GrpoSettings
+    settings: ReinforceSettings
     kind: Literal["reinforce"] = "reinforce"
 
 
@@ -149,7 +166,7 @@ class RunConfig(Section):
     verifier: VerifierSection = VerifierSection()
     learner: LearnerSettings = LearnerSettings()
     distill: DistillSettings = DistillSettings()
-    reinforce: GrpoSettings = GrpoSettings()
+    reinforce: ReinforceSettings = ReinforceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     publication: PublicationSettings = PublicationSettings()
     deadlines: Deadlines = Deadlines()

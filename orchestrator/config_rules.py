@@ -6,18 +6,24 @@ model's files are not here but in `preflight`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from learning.settings import DistillSettings, GrpoSettings
+from judging.errors import ConfigurationError
+from learning.settings import DistillSettings
+from rewards.attach import check_use
+from rewards.settings import RewardUse
 
 if TYPE_CHECKING:
-    from orchestrator.config import RunConfig
+    from orchestrator.config import ReinforceSettings, RunConfig
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
 def contradictions(config: RunConfig) -> list[str]:
     """All contradictions of `config`, one line each; empty if it can run."""
-    rules = (_sources, _parts, _lengths, _engines, _learner, _phases)
+    rules = (_sources, _parts, _lengths, _engines, _learner, _rewards, _phases)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -127,6 +133,51 @@ def _learner(config: RunConfig) -> Iterator[str]:
         )
 
 
+def _rewards(config: RunConfig) -> Iterator[str]:
+    reward = config.reward
+    for name, use in reward.mix.items():
+        if not _NAME.fullmatch(name):
+            yield f"reward.mix has a name {name!r}: use letters, digits, - and _ alone"
+        try:
+            check_use(use, reward.allowed_hosts)
+        except ConfigurationError as error:
+            yield f"reward.mix.{name}.uses: {error}"
+        if use.call.call_timeout_s > use.call.timeout_s:
+            yield (
+                f"reward.mix.{name}.call.call_timeout_s ({use.call.call_timeout_s:g}) is more than "
+                f"its timeout_s ({use.call.timeout_s:g}), which holds all calls for a judgment: "
+                "lower the first or raise the second"
+            )
+    if config.has_phase("reinforce") and not any(_can_train(use) for use in reward.mix.values()):
+        yield (
+            "phases has reinforce, but no reward of reward.mix has mode train and a weight: give "
+            "one of them a weight"
+        )
+    for index, phase in enumerate(config.phases):
+        if phase.kind == "reinforce":
+            for name in phase.settings.reward_weights:
+                if name not in reward.mix:
+                    yield (
+                        f"phases[{index}].reinforce.reward_weights names {name}, which is not in "
+                        f"reward.mix ({', '.join(reward.mix)}): add it there or leave it out"
+                    )
+            if reward.min_samples > phase.settings.group_size:
+                yield (
+                    f"reward.min_samples ({reward.min_samples}) is more than "
+                    f"reinforce.group_size ({phase.settings.group_size}): lower the first"
+                )
+            if reward.order == "both" and phase.settings.mini_batch_prompts % 2:
+                yield (
+                    f"reward.order is both, but reinforce.mini_batch_prompts "
+                    f"({phase.settings.mini_batch_prompts}) is odd, so that the two orders of a "
+                    "pair would part: make it even"
+                )
+
+
+def _can_train(use: RewardUse) -> bool:
+    return use.mode == "train" and use.weight != 0
+
+
 def _phases(config: RunConfig) -> Iterator[str]:
     if not config.phases:
         yield "phases is empty: list what to do, e.g. phases: [distill, reinforce, evaluate]"
@@ -149,7 +200,7 @@ def _distill(settings: DistillSettings, name: str, ranks: int) -> Iterator[str]:
         )
 
 
-def _reinforce(settings: GrpoSettings, name: str, ranks: int) -> Iterator[str]:
+def _reinforce(settings: ReinforceSettings, name: str, ranks: int) -> Iterator[str]:
     prompts, mini = settings.prompts_per_step, settings.mini_batch_prompts
     if prompts % mini:
         fits = next(n for n in range(min(mini, prompts), 0, -1) if prompts % n == 0)

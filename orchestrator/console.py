@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.metrics import METRICS
+from orchestrator.metrics import metric
 from orchestrator.rundir import TraceRecord
 
 ProgressMode = Literal["auto", "bars", "lines", "quiet"]
@@ -181,7 +181,7 @@ def headline(metrics: Mapping[str, float]) -> str:
 
 
 def value(name: str, number: float) -> str:
-    unit = METRICS[name].unit
+    unit = metric(name).unit
     if unit == "share":
         return share(number)
     return f"{number:+.3f}" if unit == "score" else f"{number:.4g}"

@@ -17,7 +17,7 @@ from actors.fleet import RolloutFleet
 from actors.learner_group import LearnerGroup
 from actors.publisher import WeightPublisher
 from actors.rollout import EngineSpec
-from actors.verifier import Verifier
+from actors.verifier_pool import VerifierPool
 from judging.errors import Stop
 from learning.settings import ModelSpec
 from orchestrator.cluster import ray_cluster
@@ -28,6 +28,8 @@ from orchestrator.material import Material, prepare
 from orchestrator.peak_memory import PeakMemory
 from orchestrator.phases import Run, distill, evaluate, reinforce
 from orchestrator.report import write_report
+from orchestrator.reward_commands import RewardCommands
+from orchestrator.reward_panel import RewardPanel
 from orchestrator.rundir import FinalStatus, RunDirectory, Summary
 from orchestrator.store import open_store
 from orchestrator.telemetry import Telemetry
@@ -100,11 +102,13 @@ async def _drive(
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, driving.cancel)
     learners, fleet = _actors(config, material)
+    panel = _panel(config)
     try:
         telemetry.say("starting learners, rollout workers and verifiers")
         spec = _model_spec(config, material)
         seed = config.run.seed
         temperature = config.rollout.temperature
+        await panel.start()  # first: what is wrong with a reward shows in a second
         await asyncio.gather(
             fleet.start(), learners.start(spec, temperature=temperature, seed=seed)
         )
@@ -112,8 +116,8 @@ async def _drive(
             learners, fleet, config.publication, config.deadlines, _probe(config, material)
         )
         await publisher.connect()
-        verifiers = _verifiers(config)
-        parts = (learners, fleet, verifiers, publisher, journal, telemetry)
+        commands = RewardCommands(journal, panel, telemetry)
+        parts = (learners, fleet, panel, commands, publisher, journal, telemetry)
         run = Run(config, directory, material, *parts, evaluations=evaluations)
         for index, phase in enumerate(config.phases):
             match phase.kind:
@@ -126,7 +130,7 @@ async def _drive(
     except asyncio.CancelledError:
         raise Stop("stopped by a signal; what was committed is kept") from None
     finally:
-        await fleet.stop()
+        await asyncio.gather(fleet.stop(), panel.stop())
 
 
 def _actors(config: RunConfig, material: Material) -> tuple[LearnerGroup, RolloutFleet]:
@@ -150,12 +154,15 @@ def _model_spec(config: RunConfig, material: Material) -> ModelSpec:
     )
 
 
-def _verifiers(config: RunConfig) -> list[Any]:
-    import ray
-
-    strict_tail = config.judge.strict_tail or config.reward.uses == "builtin:strict_tail"
-    actor = ray.remote(Verifier).options(num_cpus=0, max_concurrency=64)
-    return [actor.remote(strict_tail=strict_tail) for _ in range(config.verifier.workers)]
+def _panel(config: RunConfig) -> RewardPanel:
+    pool = VerifierPool(
+        workers=config.verifier.workers,
+        strict_tail=config.judge.strict_tail,
+        max_new_tokens=config.rollout.max_new_tokens,
+        allowed_hosts=config.reward.allowed_hosts,
+        deadlines=config.deadlines,
+    )
+    return RewardPanel(pool, config.reward)
 
 
 def _probe(config: RunConfig, material: Material) -> list[int]:

@@ -7,6 +7,8 @@ Owns the keys under `gavel:{<run id>}:`, of which one hash tag keeps them in one
     commits:<n>    hash    step of phase n -> its commit, with the uids it consumed
     evaluations    hash    "phase/step" -> evaluation
     checkpoints    hash    path -> checkpoint
+    commands       list    what people ask of the run, until it is done
+    answers        hash    command -> what came of it
     events         stream  everything above and more, for people; trimmed
 
 Values are JSON. Every write but a plain event is one script that does all of it exactly once,
@@ -19,7 +21,7 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,16 @@ class RunSnapshot:
     evaluations: tuple[Mapping[str, Json], ...] = field(default=())  # in the order they were made
     checkpoints: tuple[Mapping[str, Json], ...] = field(default=())
     events: tuple[Mapping[str, Json], ...] = field(default=())  # the last few, oldest first
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What somebody asks of a running run."""
+
+    id: str
+    verb: str  # attach, detach or weight
+    name: str  # of the reward in the mix
+    arguments: Mapping[str, Any]
 
 
 class RunJournal:
@@ -156,6 +168,44 @@ class RunJournal:
         """Adds to the stream of events; after a lost answer an event may appear twice."""
         data = _dump({"at_s": self._clock(), **fields})
         self._client.xadd(self._key("events"), {"event": event, "data": data}, maxlen=EVENTS_KEPT)
+
+    # ---- commands ------------------------------------------------------------------------------
+
+    def ask(self, verb: str, name: str, arguments: Mapping[str, Json]) -> str:
+        """Leaves a command for the driver; returns its id."""
+        command = Command(uuid.uuid4().hex, verb, name, arguments)
+        self._client.rpush(self._key("commands"), _dump(asdict(command)))
+        return command.id
+
+    def waiting_commands(self) -> list[Command]:
+        """In the order they were given."""
+        waiting: Any = self._client.lrange(self._key("commands"), 0, -1)
+        return [Command(**json.loads(value)) for value in waiting]
+
+    def finish_command(self, command: Command, told: str, *, ok: bool, **place: Json) -> None:
+        """Answers a command, writes it down as an event and takes it out, all at once."""
+        answer = {"ok": ok, "told": told}
+        data = {"at_s": self._clock(), **asdict(command), **answer, **place}
+        with self._client.pipeline(transaction=True) as batch:
+            batch.hset(self._key("answers"), command.id, _dump(answer))
+            batch.xadd(
+                self._key("events"),
+                {"event": f"reward_{command.verb}", "data": _dump(data)},
+                maxlen=EVENTS_KEPT,
+            )
+            batch.lpop(self._key("commands"))
+            batch.execute()
+
+    def answer(self, command_id: str) -> Mapping[str, Any] | None:
+        """What came of a command; None while it waits."""
+        return self._read(self._key("answers"), command_id)
+
+    def record_rewards(self, rewards: Sequence[Mapping[str, Json]]) -> None:
+        """The mix as it stands."""
+        self._client.hset(self._key("run"), "rewards", _dump(list(rewards)))
+
+    def rewards(self) -> list[Mapping[str, Any]] | None:
+        return self._read(self._key("run"), "rewards")
 
     def finish(self, status: str) -> bool:
         """The first status that a run finishes with stands."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -182,6 +182,16 @@ def _check_phases(config: RunConfig, material: Material) -> None:
             )
 
 
-def order_of(pair: PreferencePair, seed: int, epoch: int) -> Order:
-    """The order a pair is shown in during an epoch of reinforcement: balanced, and its own."""
-    return balanced_order(pair.uid, seed + epoch)
+def orders_of(
+    pair: PreferencePair, seed: int, epoch: int, rule: Literal["balanced", "random", "both"]
+) -> tuple[Order, ...]:
+    """The orders a pair is shown in during an epoch of reinforcement, by `reward.order`."""
+    match rule:
+        case "both":
+            return ("chosen_first", "rejected_first")
+        case "random":
+            return (balanced_order(pair.uid, seed + epoch),)
+        case "balanced":
+            first = balanced_order(pair.uid, seed)
+            other: Order = "rejected_first" if first == "chosen_first" else "chosen_first"
+            return (other if epoch % 2 else first,)

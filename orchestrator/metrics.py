@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from judging.errors import GavelError
 
@@ -35,6 +35,9 @@ _STEP_METRICS = (
     Metric("zero_variance_groups", "groups", "groups whose scores are all equal: no gradient"),
     Metric("dropped_groups", "groups", "groups left out of training"),
     Metric("groups", "groups", "groups trained on"),
+    Metric("consistent_accuracy", "share", "pairs sampled in both orders and judged rightly twice"),
+    Metric("tie_rate", "share", "pairs sampled in both orders without a majority for an answer"),
+    Metric("length_bias", "share", "sampled verdicts for the longer answer"),
     Metric("response_tokens", "tokens", "mean length of a sampled judgment"),
     Metric("prompt_tokens", "tokens", "mean length of a prompt"),
     Metric("tokens", "tokens", "completion tokens generated (reinforce) or trained on (distill)"),
@@ -53,6 +56,7 @@ _STEP_METRICS = (
 _TIME_METRICS = (
     Metric("time/generate_s", "s", "time in which rollouts were generated"),
     Metric("time/score_s", "s", "time in which judgments were parsed and scored"),
+    Metric("time/score_alone_s", "s", "time of it in which nothing was generated any more"),
     Metric("time/train_s", "s", "time in which the learners stepped"),
     Metric("time/publish_s", "s", "time in which weights went to the engines"),
     Metric("time/commit_s", "s", "time in which the step was written down"),
@@ -76,6 +80,36 @@ _EVALUATION_METRICS = (
 METRICS: Mapping[str, Metric] = {
     metric.name: metric for metric in (*_STEP_METRICS, *_TIME_METRICS, *_EVALUATION_METRICS)
 }
+# Metrics that each reward of the mix has, by its name, and each of its components.
+_OF_EACH_REWARD: Mapping[str, Metric] = {
+    "weight": Metric("", "", "weight of the reward {0} in the score"),
+    "failed": Metric("", "share", "judgments that the reward {0} failed for"),
+    "skipped": Metric("", "share", "judgments that the reward {0} does not apply to"),
+    "score": Metric("", "score", "mean score of the reward {0}"),
+}
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name, declared or of a reward; raises KeyError if there is none."""
+    if name in METRICS:
+        return METRICS[name]
+    family, _, rest = name.partition("/")
+    reward, _, part = rest.partition("/")
+    if family != "reward" or not reward or not part:
+        raise KeyError(name)
+    if part in _OF_EACH_REWARD:
+        return replace(
+            _OF_EACH_REWARD[part], name=name, meaning=_OF_EACH_REWARD[part].meaning.format(reward)
+        )
+    return Metric(name, "", f"mean component {part} of the reward {reward}")
+
+
+def is_declared(name: str) -> bool:
+    try:
+        metric(name)
+    except KeyError:
+        return False
+    return True
 
 
 def check_metrics(metrics: Mapping[str, float], where: str) -> None:
@@ -85,7 +119,7 @@ def check_metrics(metrics: Mapping[str, float], where: str) -> None:
         ValueError: a name that the table does not declare; a mistake in the program.
         GavelError: a value that is no finite number; training has gone astray.
     """
-    if unknown := sorted(set(metrics) - set(METRICS)):
+    if unknown := sorted(name for name in metrics if not is_declared(name)):
         raise ValueError(f"{where}: metrics that orchestrator/metrics.py does not name: {unknown}")
     if broken := {name: value for name, value in metrics.items() if not math.isfinite(value)}:
         named = ", ".join(f"{name} is {value}" for name, value in broken.items())

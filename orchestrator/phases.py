@@ -16,20 +16,31 @@ from actors.fleet import RolloutFleet
 from actors.learner_group import LearnerGroup
 from actors.publisher import WeightPublisher
 from actors.rollout import GenerationRequest
-from actors.waiting import within
 from evaluation.metrics import evaluate_pairs, judged_pairs
-from judging.records import JudgePrompt, Judgment
+from judging.errors import InfrastructureError
+from judging.records import JudgePrompt, Rollout
 from learning.advantages import group_advantages, has_zero_variance
 from learning.settings import GrpoSettings
 from learning.windows import TrainSample
-from orchestrator.config import DistillPhase, EvaluatePhase, ReinforcePhase, RunConfig
+from orchestrator.config import (
+    DistillPhase,
+    EvaluatePhase,
+    ReinforcePhase,
+    ReinforceSettings,
+    RunConfig,
+)
 from orchestrator.journal import RunJournal, StepCommit
-from orchestrator.material import Material, order_of
-from orchestrator.plan import total_steps
+from orchestrator.material import Material, orders_of
+from orchestrator.plan import reinforce_steps, total_steps
+from orchestrator.reward_commands import RewardCommands
+from orchestrator.reward_panel import RewardPanel
 from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory, TraceRecord
-from orchestrator.step_metrics import group_metrics
+from orchestrator.step_metrics import group_metrics, reward_metrics
 from orchestrator.telemetry import Telemetry
-from rewards.groups import Group
+from rewards.groups import Group, has_samples
+
+# Prompts that are judged and scored together: one, or both orders of a pair.
+Unit = tuple[JudgePrompt, ...]
 
 
 @dataclass(slots=True)
@@ -41,7 +52,8 @@ class Run:
     material: Material
     learners: LearnerGroup
     fleet: RolloutFleet
-    verifiers: Sequence[Any]  # Verifier actors
+    panel: RewardPanel
+    commands: RewardCommands
     publisher: WeightPublisher
     journal: RunJournal
     telemetry: Telemetry
@@ -82,22 +94,25 @@ async def distill(run: Run, index: int, phase: DistillPhase) -> None:
 async def reinforce(run: Run, index: int, phase: ReinforcePhase) -> None:
     """Reinforcement learning with verifiable rewards, synchronous and on-policy."""
     settings, pairs = phase.settings, run.material.reinforce
-    steps = total_steps(len(pairs), settings.prompts_per_step, settings.epochs, settings.max_steps)
+    steps = reinforce_steps(run.config, settings, len(pairs))
     run.journal.begin_phase(index, "reinforce", steps)
-    prompts = _prompt_stream(run)
+    units = _unit_stream(run)
     by_uid = {p.presentation.uid: p for pair in pairs for p in pair.by_order.values()}
     with run.telemetry.phase("reinforce", index, steps):
         reference = run.checkpoint or run.material.model_path
         await run.learners.begin_reinforce(settings, steps, reference)
         for step in range(1, steps + 1):
+            await run.commands.apply(index, step)
+            weights = run.panel.weights(settings, (step - 1) / max(1, steps - 1))
+            run.journal.record_rewards(run.panel.describe(weights))
             run.telemetry.begin_step()
-            groups, dropped = await _collect(run, settings, prompts, index, step)
+            groups, dropped = await _collect(run, settings, units, weights, f"{index}/{step}")
             with run.telemetry.span("train"):
                 batches = mini_batches(groups, by_uid, settings)
                 metrics = await run.learners.policy_step(batches)
             with run.telemetry.span("publish"):
                 publication = await run.publisher.publish()
-            metrics |= group_metrics(groups)
+            metrics |= group_metrics(groups) | reward_metrics(groups, weights)
             metrics |= {"dropped_groups": dropped, "probe_gap": publication.probe_gap}
             with run.telemetry.span("commit"):
                 records = trace_records(groups)
@@ -111,40 +126,52 @@ async def reinforce(run: Run, index: int, phase: ReinforcePhase) -> None:
 
 async def _collect(
     run: Run,
-    settings: GrpoSettings,
-    prompts: Iterator[JudgePrompt],
-    phase: int,
-    step: int,
+    settings: ReinforceSettings,
+    units: Iterator[Unit],
+    weights: Mapping[str, float],
+    place: str,
 ) -> tuple[list[Group], int]:
-    """One step's groups, and how many were dropped because all their scores agreed.
+    """One step's groups, and how many were dropped.
 
-    Dropped groups are replaced by fresh prompts (DAPO, 2503.14476, section 3.2) for a bounded
-    number of rounds; what is still missing then is made up by dropped groups, so that the batch
-    keeps its size.
+    Groups with too few scored samples are replaced by fresh prompts, and so are those whose scores
+    all agree if `drop_zero_variance` is set (DAPO, 2503.14476, section 3.2), for a bounded number
+    of rounds. What is still missing then is made up by groups that agree, so that the batch keeps
+    its size, but never by groups without scores.
     """
-    kept: list[Group] = []
-    dropped: list[Group] = []
-    rounds = settings.max_replacement_rounds if settings.drop_zero_variance else 1
-    for attempt in range(rounds):
-        missing = settings.prompts_per_step - len(kept)
-        fresh = [next(prompts) for _ in range(missing)]
-        with run.telemetry.span("generate"):
-            groups = await _judge(run, fresh, settings, f"{phase}/{step}/{attempt}")
-        for group in groups:
-            is_dropped = settings.drop_zero_variance and has_zero_variance(group.scores)
-            (dropped if is_dropped else kept).append(group)
-        if len(kept) == settings.prompts_per_step:
+    kept: list[list[Group]] = []  # units: the two groups of a pair stay together
+    agreeing: list[list[Group]] = []
+    failed = 0
+    per_unit = 2 if run.config.reward.order == "both" else 1
+    wanted = settings.prompts_per_step // per_unit
+    for attempt in range(settings.max_replacement_rounds):
+        fresh = [next(units) for _ in range(wanted - len(kept))]
+        scored = await _judge(run, fresh, settings, f"{place}/{attempt}", weights)
+        await run.panel.check_failures([group for unit in scored for group in unit], weights)
+        for unit in scored:
+            if not all(has_samples(group, run.config.reward.min_samples) for group in unit):
+                failed += 1
+            elif settings.drop_zero_variance and all(has_zero_variance(g.scores) for g in unit):
+                agreeing.append(unit)
+            else:
+                kept.append(unit)
+        if len(kept) == wanted:
             break
-    filled = kept + dropped[: settings.prompts_per_step - len(kept)]
-    return filled, len(dropped) - (len(filled) - len(kept))
+    filled = kept + agreeing[: wanted - len(kept)]
+    if not filled:
+        raise InfrastructureError(
+            f"no group of the step has reward.min_samples ({run.config.reward.min_samples}) scored "
+            f"samples after {settings.max_replacement_rounds} rounds of prompts"
+        )
+    dropped = failed + len(agreeing) - (len(filled) - len(kept))
+    return [group for unit in filled for group in unit], dropped * per_unit
 
 
-def _prompt_stream(run: Run) -> Iterator[JudgePrompt]:
-    """Prompts for as long as they are asked for: each epoch shuffled, orders balanced."""
-    seed = run.config.run.seed
+def _unit_stream(run: Run) -> Iterator[Unit]:
+    """Prompts for as long as they are asked for: each epoch shuffled, in the orders configured."""
+    seed, rule = run.config.run.seed, run.config.reward.order
     for epoch, batch in shuffled_batches(run.material.reinforce, 1, seed):
         (prompts,) = batch
-        yield prompts.by_order[order_of(prompts.pair, seed, epoch)]
+        yield tuple(prompts.by_order[o] for o in orders_of(prompts.pair, seed, epoch, rule))
 
 
 def mini_batches(
@@ -183,9 +210,10 @@ async def evaluate(run: Run, index: int, phase: EvaluatePhase) -> None:
     pairs = run.material.heldout[: phase.settings.pairs]
     run.journal.begin_phase(index, "evaluate", None)
     with run.telemetry.phase("evaluate", index, None):
-        prompts = [prompt for pair in pairs for prompt in pair.by_order.values()]
+        units: list[Unit] = [tuple(pair.by_order.values()) for pair in pairs]
         tokens = run.config.evaluation_tokens(phase)
-        groups = await _judge(run, prompts, None, f"{index}", max_new_tokens=tokens)
+        judged = await _judge(run, units, None, f"{index}", None, max_new_tokens=tokens)
+        groups = [group for unit in judged for group in unit]
         result = evaluate_pairs(
             judged_pairs(judgment for group in groups for judgment in group.judgments),
             seed=run.config.run.seed,
@@ -204,16 +232,17 @@ async def evaluate(run: Run, index: int, phase: EvaluatePhase) -> None:
 
 async def _judge(
     run: Run,
-    prompts: Sequence[JudgePrompt],
+    units: Sequence[Unit],
     settings: GrpoSettings | None,
     place: str,
+    weights: Mapping[str, float] | None,
     *,
     max_new_tokens: int | None = None,
-) -> list[Group]:
-    """Generates and scores a group for each prompt, in order; greedy without `settings`."""
+) -> list[list[Group]]:
+    """Generates and scores the groups of each unit, in order; greedy without `settings`."""
     rollout = run.config.rollout
 
-    async def judge(number: int, prompt: JudgePrompt) -> Group:
+    async def sample(prompt: JudgePrompt) -> list[Rollout]:
         request = GenerationRequest(
             presentation_uid=prompt.presentation.uid,
             token_ids=prompt.token_ids,
@@ -222,22 +251,16 @@ async def _judge(
             temperature=rollout.temperature if settings else 0.0,
             max_new_tokens=max_new_tokens or rollout.max_new_tokens,
         )
-        rollouts = await run.fleet.generate(request)
-        verifier = run.verifiers[number % len(run.verifiers)]
-        with run.telemetry.span("score"):
-            scored = await within(
-                run.config.deadlines.score_s,
-                "the verifier, one group",
-                verifier.score.remote(prompt.presentation, rollouts),
-            )
-        judgments = (
-            Judgment(prompt.presentation, rollout, outcome.trace)
-            for rollout, outcome in zip(rollouts, scored, strict=True)
-        )
-        results = tuple(outcome.result for outcome in scored)
-        return Group(prompt.presentation.uid, tuple(judgments), results)
+        with run.telemetry.span("generate"):
+            return await run.fleet.generate(request)
 
-    return list(await asyncio.gather(*(judge(n, prompt) for n, prompt in enumerate(prompts))))
+    async def judge(unit: Unit) -> list[Group]:
+        rollouts = await asyncio.gather(*(sample(prompt) for prompt in unit))
+        sampled = [(p.presentation, r) for p, r in zip(unit, rollouts, strict=True)]
+        with run.telemetry.span("score"):
+            return await run.panel.score(sampled, weights)
+
+    return list(await asyncio.gather(*(judge(unit) for unit in units)))
 
 
 async def _commit(

@@ -168,12 +168,19 @@ def _reinforce_plan(
     return PhasePlan(
         kind="reinforce",
         pairs=pairs,
-        steps=pairs and total_steps(pairs, size, settings.epochs, settings.max_steps),
+        steps=pairs and reinforce_steps(config, settings, pairs),
         updates_per_step=size // settings.mini_batch_prompts,
         samples_per_step=samples,
         new_tokens_per_step=samples * config.rollout.max_new_tokens,
         trained_tokens_per_step=samples * _longest_trained(config),
     )
+
+
+def reinforce_steps(config: RunConfig, settings: GrpoSettings, pairs: int) -> int:
+    """A step takes a pair for each prompt, or one for two if both orders are shown."""
+    per_prompt = 2 if config.reward.order == "both" else 1
+    size = settings.prompts_per_step // per_prompt
+    return total_steps(pairs, size, settings.epochs, settings.max_steps)
 
 
 def _longest_trained(config: RunConfig) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.console import PHASE_TITLES, duration, printable, share
-from orchestrator.metrics import METRICS, SPANS
+from orchestrator.metrics import SPANS, metric
 from orchestrator.rundir import RunDirectory, StepRow, TraceRecord, atomic_writer
 
 if TYPE_CHECKING:
@@ -138,14 +138,14 @@ def _line_chart(title: str, rows: Sequence[StepRow], names: Sequence[str]) -> Ch
         )
     if len(names) > 1:
         axes.legend(frameon=False, fontsize=8, loc="best")
-        if all(METRICS[name].unit == "share" for name in names):
+        if all(metric(name).unit == "share" for name in names):
             axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("step")
     caption = "; ".join(
-        f"{name}: {METRICS[name].meaning}" if len(names) > 1 else METRICS[name].meaning
+        f"{name}: {metric(name).meaning}" if len(names) > 1 else metric(name).meaning
         for name in names
     )
-    units = {METRICS[name].unit for name in names} - {""}
+    units = {metric(name).unit for name in names} - {""}
     if len(units) == 1:
         axes.set_ylabel(units.pop())
     return Chart(title, caption, _svg(figure, title))

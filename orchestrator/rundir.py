@@ -105,6 +105,8 @@ class TraceRecord:
     reason: str | None  # why there is no verdict
     status: str  # of the reward
     score: float | None
+    components: Mapping[str, float]  # of each reward, and of their components
+    info: Mapping[str, Json]
     text: str
     tokens: int
     finish_reason: str
@@ -126,6 +128,8 @@ class TraceRecord:
             reason=verdict.reason,
             status=result.status,
             score=result.score,
+            components=result.components,
+            info=result.info,
             text=rollout.text,
             tokens=len(rollout.token_ids),
             finish_reason=rollout.finish_reason,

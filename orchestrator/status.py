@@ -20,7 +20,7 @@ from rich.text import Text
 from judging.errors import ConfigurationError
 from orchestrator.console import duration, evaluations_table, output_console, printable, value
 from orchestrator.journal import RunJournal, RunSnapshot
-from orchestrator.metrics import METRICS
+from orchestrator.metrics import METRICS, is_declared, metric
 from orchestrator.rundir import RunDirectory, all_runs, latest_run
 from orchestrator.store import open_recorded_store, recorded_address
 
@@ -166,10 +166,11 @@ def _metrics_table(metrics: Mapping[str, float]) -> Table:
     table.add_column("value", justify="right")
     table.add_column("unit")
     table.add_column("meaning", overflow="fold")
-    for name, metric in METRICS.items():
-        if name not in metrics:
-            continue
-        table.add_row(name, value(name, metrics[name]), metric.unit, metric.meaning)
+    declared = [name for name in METRICS if name in metrics]
+    of_rewards = [name for name in metrics if name not in METRICS and is_declared(name)]
+    for name in (*declared, *of_rewards):
+        told = metric(name)
+        table.add_row(name, value(name, metrics[name]), told.unit, told.meaning)
     return table
 
 

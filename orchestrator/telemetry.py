@@ -30,7 +30,8 @@ _ANY = "any"  # at least one span of any name
 class StepTimer:
     """Divides a step's wall time among named spans, which may overlap.
 
-    A name's time is that in which at least one of its spans was open, however many there were.
+    A name's time is that in which at least one of its spans was open, however many there were. What
+    was scored while nothing was generated any more is told apart: it is what scoring costs.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -42,6 +43,8 @@ class StepTimer:
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._open: Counter[str] = Counter()
         self._since_s: dict[str, float] = {}
+        self._score_alone_s = 0.0
+        self._changed_at_s = self._began_at_s
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
@@ -52,20 +55,30 @@ class StepTimer:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[None]:
+        self._note_scoring()
         if self._open[name] == 0:
             self._since_s[name] = self._clock()
         self._open[name] += 1
         try:
             yield
         finally:
+            self._note_scoring()
             self._open[name] -= 1
             if self._open[name] == 0:
                 self._seconds[name] += self._clock() - self._since_s[name]
+
+    def _note_scoring(self) -> None:
+        now_s = self._clock()
+        if self._open["score"] and not self._open["generate"]:
+            self._score_alone_s += now_s - self._changed_at_s
+        self._changed_at_s = now_s
 
     def times(self) -> dict[str, float]:
         """The step's `time/*` metrics up to now; `other` is the time in no span."""
         step_s = self._clock() - self._began_at_s
         spans = {f"time/{name}_s": self._seconds[name] for name in SPANS if name in self._seconds}
+        if "score" in self._seconds:
+            spans["time/score_alone_s"] = self._score_alone_s
         return {**spans, "time/other_s": step_s - self._seconds[_ANY], "time/step_s": step_s}
 
 

@@ -13,6 +13,7 @@ from judging.records import (
     Rollout,
     pair_uid,
 )
+from rewards.settings import RewardUse
 
 CONVERSATION = (Message("user", "Which is the capital of Peru?"),)
 PAIR = PreferencePair(pair_uid(CONVERSATION, "Lima", "Cusco"), CONVERSATION, "Lima", "Cusco")
@@ -36,8 +37,21 @@ def rollout(text: str, sample: int = 0, finish: FinishReason = FinishReason.STOP
     )
 
 
+MIX = {"verdict": "builtin:verdict"}
+
+
+async def verifier(mix=MIX, *, strict_tail: bool = False) -> Verifier:
+    made = Verifier(strict_tail=strict_tail, max_new_tokens=10, allowed_hosts=())
+    for name, uses in mix.items():
+        await made.attach(name, RewardUse(uses=uses))
+    return made
+
+
 async def score(*rollouts: Rollout, shown: Presentation = SHOWN, strict_tail: bool = False):
-    return await Verifier(strict_tail=strict_tail).score(shown, rollouts)
+    """(trace, the verdict's result) of each."""
+    made = await verifier(strict_tail=strict_tail)
+    ((*scored,),) = await made.score([(shown, rollouts)])
+    return [(outcome.trace, outcome.results["verdict"]) for outcome in scored]
 
 
 @pytest.mark.parametrize(
@@ -52,10 +66,10 @@ async def score(*rollouts: Rollout, shown: Presentation = SHOWN, strict_tail: bo
     ids=["empty", "garbage", "both verdicts", "cut off", "cut off at once"],
 )
 async def test_a_text_without_a_verdict_is_typed_and_scored_as_wrong(text, finish, reason):
-    (scored,) = await score(rollout(text, finish=finish))
-    assert (scored.trace.verdict.letter, scored.trace.verdict.reason) == (None, reason)
-    assert (scored.result.status, scored.result.score) == ("ok", -1.0)
-    assert scored.result.info == {"reason": reason.value}
+    ((trace, result),) = await score(rollout(text, finish=finish))
+    assert (trace.verdict.letter, trace.verdict.reason) == (None, reason)
+    assert (result.status, result.score) == ("ok", -1.0)
+    assert result.info == {"reason": reason.value}
 
 
 @pytest.mark.parametrize(
@@ -68,23 +82,23 @@ async def test_a_text_without_a_verdict_is_typed_and_scored_as_wrong(text, finis
     ],
 )
 async def test_the_gold_letter_is_that_of_the_order_shown(shown, text, expected):
-    (scored,) = await score(rollout(text), shown=shown)
-    assert scored.result.score == expected
+    ((_, result),) = await score(rollout(text), shown=shown)
+    assert result.score == expected
 
 
 async def test_a_verdict_before_the_cut_counts():
-    (scored,) = await score(rollout(RIGHT + " and also", finish=FinishReason.LENGTH))
-    assert scored.result.score == 1.0
+    ((_, result),) = await score(rollout(RIGHT + " and also", finish=FinishReason.LENGTH))
+    assert result.score == 1.0
 
 
 async def test_outcomes_come_in_the_order_of_the_rollouts_over_many_batches():
     count = 150  # more than one call of the reward takes
     rollouts = [rollout(RIGHT if number % 3 else WRONG, number) for number in range(count)]
     scored = await score(*rollouts)
-    assert [outcome.result.score for outcome in scored] == [
+    assert [result.score for _, result in scored] == [
         1.0 if number % 3 else -1.0 for number in range(count)
     ]
-    assert [outcome.result.id for outcome in scored] == [f"{SHOWN.uid}#{n}" for n in range(count)]
+    assert [result.id for _, result in scored] == [f"{SHOWN.uid}#{n}" for n in range(count)]
 
 
 async def test_no_rollouts_give_no_outcomes():
@@ -93,7 +107,39 @@ async def test_no_rollouts_give_no_outcomes():
 
 async def test_strict_tail_reads_the_last_80_characters():
     text = WRONG + " " * 60 + RIGHT
-    (lenient,) = await score(rollout(text))
-    (strict,) = await score(rollout(text), strict_tail=True)
-    assert lenient.trace.verdict.reason is Reason.CONFLICTING
-    assert (strict.trace.verdict.letter, strict.result.score) == ("A", 1.0)
+    ((lenient, _),) = await score(rollout(text))
+    ((strict, result),) = await score(rollout(text), strict_tail=True)
+    assert lenient.verdict.reason is Reason.CONFLICTING
+    assert (strict.verdict.letter, result.score) == ("A", 1.0)
+
+
+async def test_both_orders_are_one_unit_in_which_each_sample_knows_its_other():
+    made = await verifier({"verdict": "builtin:verdict", "both": "builtin:consistency"})
+    unit = [
+        (SHOWN, [rollout(RIGHT, 0), rollout(RIGHT, 1)]),
+        (SHOWN_SWAPPED, [rollout(WRONG, 0), rollout(RIGHT, 1)]),  # there B is right
+    ]
+    scored = await made.score(unit)
+    assert [[s.results["both"].score for s in group] for group in scored] == [[1.0, 0.0]] * 2
+    assert [[s.results["verdict"].score for s in g] for g in scored] == [[1, 1], [1, -1]]
+    alone = await made.score(unit[:1])
+    assert [outcome.results["both"].status for outcome in alone[0]] == ["skipped"] * 2
+
+
+async def test_rewards_come_and_go():
+    made = await verifier()
+    await made.attach("format", RewardUse(uses="builtin:format"))
+    ((scored,),) = await made.score([(SHOWN, [rollout(RIGHT)])])
+    assert list(scored.results) == ["verdict", "format"]
+    await made.detach("verdict")
+    ((scored,),) = await made.score([(SHOWN, [rollout(RIGHT)])])
+    assert list(scored.results) == ["format"]
+    ((scored,),) = await made.score([(SHOWN, [rollout(RIGHT)])], verdict_only=True)
+    assert scored.results["verdict"].score == 1.0
+    assert (await made.counts())["format"].scored == 2
+
+
+async def test_what_length_a_reward_is_told():
+    made = await verifier({"overlong": "builtin:overlong"})
+    ((scored,),) = await made.score([(SHOWN, [rollout(RIGHT)])])
+    assert scored.results["overlong"].score == 0.0  # 3 of 10 tokens

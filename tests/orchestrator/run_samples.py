@@ -34,6 +34,8 @@ def trace_record(number: int = 0, text: str = "<answer>[[A]]</answer>", **change
         "reason": None,
         "status": "ok",
         "score": 1.0,
+        "components": {"verdict": 1.0},
+        "info": {},
         "text": text,
         "tokens": 9,
         "finish_reason": "stop",

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judging.errors import DataError
+from judging.presentation import both_orders
 from judging.records import (
     FinishReason,
     JudgePrompt,
@@ -25,11 +26,12 @@ from judging.traces import parse_trace
 from learning.settings import GrpoSettings
 from orchestrator import peak_memory
 from orchestrator.config_loading import config_from_tree, merge
-from orchestrator.material import order_of, prepare
+from orchestrator.material import orders_of, prepare
+from orchestrator.metrics import check_metrics
 from orchestrator.peak_memory import PeakMemory
 from orchestrator.phases import mini_batches, shuffled_batches, trace_records
 from orchestrator.plan import total_steps
-from orchestrator.step_metrics import group_metrics
+from orchestrator.step_metrics import group_metrics, reward_metrics
 from rewards.groups import Group
 from rewards.protocol import RewardResult
 
@@ -168,14 +170,58 @@ def test_group_metrics_never_count_a_failed_reward_as_a_score():
             "response_tokens": 4.0,
             "tokens": 24,
             "first_position_rate": 4 / 5,
+            "length_bias": 4 / 5,  # "good" is longer than "bad"
         }
     )
+
+
+def test_bias_metrics_compare_the_two_orders_of_a_pair():
+    item = pair(0)
+    both = [
+        Group(
+            shown.uid,
+            tuple(
+                judgment(shown, sample, f"<answer>[[{letter}]]</answer>", FinishReason.STOP)
+                for sample, letter in enumerate(letters)
+            ),
+            tuple(RewardResult(str(sample), score=1.0) for sample in range(len(letters))),
+        )
+        for shown, letters in zip(both_orders(item), ("ABA", "BBA"), strict=True)
+    ]
+    metrics = group_metrics(both)
+    assert metrics["flip_rate"] == pytest.approx(2 / 3)  # samples 1 and 2 name one position
+    assert metrics["consistent_accuracy"] == pytest.approx(1 / 3)
+    assert metrics["tie_rate"] == 0.0  # 4 of 6 votes for the chosen answer
+    assert group_metrics(both[:1]).keys().isdisjoint({"flip_rate", "tie_rate"})
+
+
+def test_reward_metrics_tell_of_each_reward_what_it_said():
+    results = [
+        RewardResult("0", score=1.0, components={"verdict": 1.0, "verdict/correct": 1.0}),
+        RewardResult("1", "timeout", components={"verdict": -1.0}, info={"errors": {"slow": "x"}}),
+    ]
+    one = group(0, [1.0, 1.0])
+    metrics = reward_metrics(
+        [Group(one.uid, one.judgments, tuple(results))], {"verdict": 1.0, "slow": 0.5}
+    )
+    assert metrics == {
+        "reward/verdict/weight": 1.0,
+        "reward/verdict/failed": 0.0,
+        "reward/verdict/skipped": 0.0,
+        "reward/verdict/score": 0.0,
+        "reward/verdict/correct": 1.0,
+        "reward/slow/weight": 0.5,
+        "reward/slow/failed": 0.5,
+        "reward/slow/skipped": 0.5,
+    }
+    check_metrics(metrics, "here")
 
 
 def test_what_cannot_be_known_is_left_out_of_the_metrics():
     metrics = group_metrics([group(0, [None, None], "--")])
     assert metrics["reward/failed"] == 2
-    assert not {"reward/mean", "reward/std", "first_position_rate"} & metrics.keys()
+    unknown = {"reward/mean", "reward/std", "first_position_rate", "length_bias"}
+    assert not unknown & metrics.keys()
 
 
 def test_every_judgment_leaves_a_trace_record():
@@ -282,11 +328,17 @@ def test_more_prompts_a_step_than_pairs_is_refused_with_both_numbers(tmp_path):
 
 def test_the_order_of_a_pair_is_fair_and_changes_with_the_epoch():
     pairs = [pair(number) for number in range(400)]
-    orders = [order_of(item, seed=1, epoch=0) for item in pairs]
-    assert orders == [order_of(item, seed=1, epoch=0) for item in pairs]
-    assert 150 < orders.count("chosen_first") < 250
-    later = [order_of(item, seed=1, epoch=1) for item in pairs]
-    assert 150 < sum(a != b for a, b in zip(orders, later, strict=True)) < 250
+
+    def orders(rule, epoch=0):
+        return [orders_of(item, 1, epoch, rule) for item in pairs]
+
+    for rule in ("balanced", "random"):
+        assert orders(rule) == orders(rule)
+        assert 150 < orders(rule).count(("chosen_first",)) < 250
+        changed = [a != b for a, b in zip(orders(rule), orders(rule, epoch=1), strict=True)]
+        assert all(changed) if rule == "balanced" else 150 < sum(changed) < 250
+    assert orders("balanced") == orders("balanced", epoch=2)
+    assert set(orders("both")) == {("chosen_first", "rejected_first")}
 
 
 # ---- memory ------------------------------------------------------------------------------------

@@ -146,7 +146,20 @@ def test_time_in_two_spans_at_once_is_not_subtracted_twice(clock):
     times = timer.times()
     assert times["time/generate_s"] == pytest.approx(4)
     assert times["time/score_s"] == pytest.approx(2)
+    assert times["time/score_alone_s"] == 0
     assert times["time/other_s"] == pytest.approx(3)
+
+
+def test_scoring_is_alone_when_nothing_is_generated_any_more(clock):
+    timer = StepTimer(clock)
+    with timer.span("score"):  # of a group that was done early
+        clock.advance(1)
+        with timer.span("generate"):
+            clock.advance(2)
+        with timer.span("score"):
+            clock.advance(4)
+    assert timer.times()["time/score_alone_s"] == pytest.approx(5)
+    assert timer.times()["time/score_s"] == pytest.approx(7)
 
 
 def test_span_is_measured_when_it_fails(clock):

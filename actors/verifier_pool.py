@@ -1,0 +1,121 @@
+"""The verifier pool: verifier actors behind one `score`.
+
+Rewards are attached to every shared verifier; one that needs a GPU has a verifier of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from actors.settings import Deadlines
+from actors.verifier import Sampled, Scored, Verifier
+from actors.waiting import within
+from judging.errors import ConfigurationError, GavelError
+from rewards.protocol import RewardSpec
+from rewards.settings import RewardUse
+
+
+class VerifierPool:
+    """Life: construct, `start`, `attach` and `detach` at will, `score`, `stop`."""
+
+    def __init__(
+        self,
+        *,
+        workers: int,
+        strict_tail: bool,
+        max_new_tokens: int,
+        allowed_hosts: Collection[str],
+        deadlines: Deadlines,
+    ) -> None:
+        self._arguments = {
+            "strict_tail": strict_tail,
+            "max_new_tokens": max_new_tokens,
+            "allowed_hosts": tuple(allowed_hosts),
+        }
+        self._workers, self._deadlines = workers, deadlines
+        self._shared: list[Any] = []
+        self._own: dict[str, Any] = {}  # verifiers of a reward of their own
+        self._calls = 0
+        self.specs: dict[str, RewardSpec] = {}
+
+    async def start(self, mix: Mapping[str, RewardUse]) -> None:
+        """Starts the verifiers and attaches the rewards.
+
+        Raises:
+            ConfigurationError: a reward is refused or cannot be reached.
+        """
+        self._shared = [self._actor(gpus=0.0) for _ in range(self._workers)]
+        await asyncio.gather(*(self.attach(name, use) for name, use in mix.items()))
+
+    async def attach(self, name: str, use: RewardUse) -> RewardSpec:
+        """Attaches a reward; one of the same name goes. Refused, it is attached nowhere."""
+        if use.call.gpus and name not in self._own:
+            self._own[name] = self._actor(gpus=use.call.gpus)
+        verifiers = [self._own[name]] if name in self._own else self._shared
+        timeout_s = use.call.timeout_s + self._deadlines.start_s
+        attaching = asyncio.gather(*(v.attach.remote(name, use) for v in verifiers))
+        try:
+            specs = await within(timeout_s, f"attaching the reward {name}", attaching)
+            if len({(spec.name, spec.version) for spec in specs}) > 1:
+                raise ConfigurationError(f"reward {use.uses!r} gave several specs: {specs}")
+        except GavelError:
+            if name not in self.specs:  # else the one before it stays
+                await self.detach(name)
+            raise
+        self.specs[name] = specs[0]
+        return specs[0]
+
+    async def detach(self, name: str) -> None:
+        """Takes a reward away; what is being scored keeps it."""
+        self.specs.pop(name, None)
+        own = self._own.pop(name, None)
+        verifiers = self._shared if own is None else [own]
+        detaching = asyncio.gather(*(v.detach.remote(name) for v in verifiers))
+        await within(self._deadlines.stop_s, f"detaching the reward {name}", detaching)
+
+    async def score(
+        self, unit: Sequence[Sampled], *, verdict_only: bool = False
+    ) -> list[list[Scored]]:
+        """One outcome per rollout of a unit, in order."""
+        self._calls += 1
+        verifiers = [self._shared[self._calls % len(self._shared)]]
+        if not verdict_only:
+            verifiers += self._own.values()
+        calls = (v.score.remote(unit, verdict_only=verdict_only) for v in verifiers)
+        scoring = asyncio.gather(*calls)
+        first, *others = await within(self._deadlines.score_s, "the verifiers, one unit", scoring)
+        for other in others:
+            first = [
+                [
+                    Scored(mine.trace, {**mine.results, **its.results})
+                    for mine, its in zip(*groups, strict=True)
+                ]
+                for groups in zip(first, other, strict=True)
+            ]
+        return first
+
+    async def last_errors(self) -> dict[str, str]:
+        """What went wrong last, of each reward of which something did."""
+        verifiers = [*self._shared, *self._own.values()]
+        asking = asyncio.gather(*(verifier.counts.remote() for verifier in verifiers))
+        counts = await within(self._deadlines.score_s, "the verifiers' counts", asking)
+        return {
+            name: error
+            for of_one in counts
+            for name, count in of_one.items()
+            if (error := count.last_error)
+        }
+
+    async def stop(self) -> None:
+        """Ends the rewards' processes."""
+        verifiers = [*self._shared, *self._own.values()]
+        closing = asyncio.gather(*(verifier.close.remote() for verifier in verifiers))
+        await within(self._deadlines.stop_s, "stopping the verifiers", closing)
+
+    def _actor(self, *, gpus: float) -> Any:
+        import ray
+
+        actor = ray.remote(Verifier).options(num_cpus=0, num_gpus=gpus, max_concurrency=10_000)
+        return actor.remote(**self._arguments)

@@ -1,0 +1,75 @@
+"""What a person asks of a running run's rewards: attach, detach, weigh.
+
+A command waits in the journal until the driver's next step boundary, is answered there, and is an
+event. It is taken out only when it is done, so that none is lost with a driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from judging.errors import ConfigurationError, GavelError
+from orchestrator.journal import Command, RunJournal
+from orchestrator.reward_panel import RewardPanel
+from orchestrator.telemetry import Telemetry
+from rewards.settings import RewardUse
+
+_USE = TypeAdapter(RewardUse)
+
+
+class RewardCommands:
+    """Applies commands between steps."""
+
+    def __init__(self, journal: RunJournal, panel: RewardPanel, telemetry: Telemetry) -> None:
+        self._journal, self._panel, self._telemetry = journal, panel, telemetry
+
+    async def apply(self, phase: int, step: int) -> None:
+        """Does what was asked for since the last step; `step` is the first that will see it."""
+        for command in self._journal.waiting_commands():
+            try:
+                done = await self._do(command)
+                error = None
+            except GavelError as refused:
+                done, error = f"refused to {command.verb} the reward {command.name}", str(refused)
+            told = f"{done}: {error}" if error else f"{done}, from step {step} on"
+            self._telemetry.say(told)
+            self._journal.finish_command(command, told, ok=error is None, phase=phase, step=step)
+
+    async def _do(self, command: Command) -> str:
+        name, arguments = command.name, command.arguments
+        if command.verb != "attach" and name not in self._panel.mix:
+            known = ", ".join(self._panel.mix) or "none"
+            raise ConfigurationError(f"the run has no reward {name!r}; it has {known}")
+        match command.verb:
+            case "attach":
+                await self._panel.attach(name, parse_reward_use(arguments))
+                return f"attached the reward {name} ({arguments['uses']})"
+            case "detach":
+                await self._detach(name)
+                return f"detached the reward {name}"
+            case "weight":
+                self._panel.set_weight(name, float(arguments["weight"]))
+                return f"set the weight of the reward {name} to {arguments['weight']:g}"
+            case verb:
+                raise ConfigurationError(f"no command {verb!r}")
+
+    async def _detach(self, name: str) -> None:
+        others = [use for other, use in self._panel.mix.items() if other != name]
+        if not any(use.mode == "train" for use in others):
+            raise ConfigurationError(
+                f"{name} is the last reward that trains: attach another one first"
+            )
+        await self._panel.detach(name)
+
+
+def parse_reward_use(arguments: Mapping[str, Any]) -> RewardUse:
+    """Raises ConfigurationError for keys and values that no reward of a mix has."""
+    try:
+        return _USE.validate_python(dict(arguments), extra="forbid")
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"reward: {key}: {first['msg']}") from None
