@@ -59,6 +59,12 @@ def learner_environment(settings: LearnerSettings) -> dict[str, str]:
     )
 
 
+def verifier_environment() -> dict[str, str]:
+    """Of a verifier, whose `import:` rewards are looked for where the driver would find them."""
+    paths = [os.environ.get("PYTHONPATH"), os.getcwd()]
+    return _QUIET | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def extensions_folder() -> Path:
     """Where DeepSpeed's compiled extensions lie: beside the Python environment that built them.
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from actors.environment import verifier_environment
 from actors.settings import Deadlines
 from actors.verifier import Sampled, Scored, Verifier
 from actors.waiting import within
@@ -117,5 +118,10 @@ class VerifierPool:
     def _actor(self, *, gpus: float) -> Any:
         import ray
 
-        actor = ray.remote(Verifier).options(num_cpus=0, num_gpus=gpus, max_concurrency=10_000)
+        actor = ray.remote(Verifier).options(
+            num_cpus=0,
+            num_gpus=gpus,
+            max_concurrency=10_000,
+            runtime_env={"env_vars": verifier_environment()},
+        )
         return actor.remote(**self._arguments)

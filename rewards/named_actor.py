@@ -54,10 +54,14 @@ class NamedActorBackend:
         except ValueError:
             raise CallFailed("transient", f"{where}: start it, detached or kept alive") from None
         except TimeoutError:
-            raise CallFailed("timeout", f"{where} was found within {timeout_s:g} s") from None
+            raise CallFailed("transient", f"{where} was found within {timeout_s:g} s") from None
         if missing := [name for name in ("spec", "score") if not hasattr(actor, name)]:
             raise CallFailed("fault", f"the actor has no method {' or '.join(missing)}")
-        answer = await self._ask(actor, "spec", timeout_s)
+        try:
+            answer = await self._ask(actor, "spec", timeout_s)
+        except CallFailed as failure:  # it may be starting still
+            kind = "transient" if failure.kind == "timeout" else failure.kind
+            raise CallFailed(kind, str(failure)) from None
         try:
             spec = spec_from_json(answer)
         except WireError as error:

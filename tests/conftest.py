@@ -1,12 +1,18 @@
 """Fixtures that tests of several packages share: small models, and data from outside."""
 
 import os
+import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Ray reads these when it is imported, which other tests do before one starts a cluster.
+os.environ["RAY_AUTH_MODE"] = "token"
+os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 
 # A shared machine may stop for longer than any example takes.
 hypothesis.settings.register_profile("patient", deadline=None)

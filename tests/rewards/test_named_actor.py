@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,10 @@ from rewards.settings import CallSettings
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = CallSettings(timeout_s=15.0, call_timeout_s=2.0, retries=6, backoff_s=0.2)
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+
+
+# Workers cannot import a test's module, so its classes travel whole.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -130,18 +135,22 @@ def test_an_actor_that_its_author_restarts_is_found_again():
 
 
 def test_an_actor_that_dies_of_a_request_is_a_typed_failure():
-    start(ByDuckTyping, "mortal", max_restarts=-1)
-    ((died,), (alive,)) = run("mortal", [request(0, "die")], [request(1)])
+    actor = start(ByDuckTyping, "mortal", max_restarts=-1)
+    once = replace(SETTINGS, retries=0)
+    ((died,),) = run("mortal", [request(0, "die")], settings=once)
     assert (died.status, died.score) == ("error", None)
     assert "the actor is gone" in died.error
+    ((alive,),) = run("mortal", [request(1)])
     assert alive.status == "ok"
+    ray.kill(actor)
 
 
 def test_what_is_not_there_or_is_no_reward_is_refused():
-    start(NoReward, "no reward")
+    actor = start(NoReward, "no reward")
     for name, message in (("absent", "no Ray actor 'absent'"), ("no reward", "no method score")):
         with pytest.raises(CallFailed, match=message):
             run(name)
+    ray.kill(actor)
 
 
 def test_the_example_is_found_by_another_job(tmp_path):
