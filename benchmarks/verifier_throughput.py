@@ -89,8 +89,9 @@ async def measure(seconds: float) -> dict[str, Any]:
     for name in REWARDS:
         await verifier.attach(name, RewardUse(uses=f"builtin:{name}"))
     groups = judgments(64)
-    scored, began_s = 0, time.perf_counter()
-    while (passed_s := time.perf_counter() - began_s) < seconds:
+    # Of the core's time, so that what else the machine does is not counted.
+    scored, began_s = 0, time.process_time()
+    while (passed_s := time.process_time() - began_s) < seconds:
         for group in groups:
             (outcomes,) = await verifier.score([group])
             scored += len(outcomes)

@@ -33,7 +33,7 @@ async def test_the_import_form_runs_it_in_a_process():
 async def test_the_server_keeps_the_contract(monkeypatch):
     monkeypatch.setenv("GAVEL_REWARD_TOKEN", "secret")
     served = server.serve(0)
-    threading.Thread(target=served.serve_forever, daemon=True).start()
+    threading.Thread(target=served.serve_forever, args=(0.01,), daemon=True).start()
     url = f"http://127.0.0.1:{served.server_address[1]}/"
     try:
         for token, kept in (("secret", True), ("wrong", False)):

@@ -57,7 +57,7 @@ def serving(answer=right, **spec):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.answer, server.spec, server.seen, server.calls = answer, spec, [], 0
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server, f"http://127.0.0.1:{server.server_address[1]}/score"
     finally:
