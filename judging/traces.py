@@ -199,40 +199,40 @@ def _decide(letters: frozenset[Letter], truncated: bool) -> Verdict:
 
 
 class _Tags:
-    """The tags of a text, ready to be read as sections of any names."""
+    """The tags of a text, read as sections: each from an opening tag to where it ends.
+
+    A section reaches to the next closing tag of its name; without one, to the next part or answer.
+    """
 
     def __init__(self, tags: Sequence[_Tag], text_end: int) -> None:
-        self._opening = [tag for tag in tags if not tag.is_closing]
-        self._text_end = text_end
-        self._closings: dict[str, list[_Tag]] = {}
+        closings: dict[str, list[_Tag]] = {}
         for tag in tags:
             if tag.is_closing:
-                self._closings.setdefault(tag.name, []).append(tag)
-        self._starts = {name: [t.start for t in same] for name, same in self._closings.items()}
-        self._bounds = [tag.start for tag in self._opening if tag.name in _BOUNDS]
+                closings.setdefault(tag.name, []).append(tag)
+        starts = {name: [tag.start for tag in same] for name, same in closings.items()}
+        opening = [tag for tag in tags if not tag.is_closing]
+        bounds = [tag.start for tag in opening if tag.name in _BOUNDS]
+        self._sections: list[_Section] = []
+        for tag in opening:
+            index = bisect_left(starts.get(tag.name, ()), tag.end)
+            if is_closed := index < len(starts.get(tag.name, ())):
+                closing = closings[tag.name][index]
+                body_end, end = closing.start, closing.end
+            else:
+                bound = bisect_left(bounds, tag.end)
+                body_end = end = bounds[bound] if bound < len(bounds) else text_end
+            section = _Section(tag.name, tag.start, tag.end, body_end, end, is_closed)
+            self._sections.append(section)
 
     def sections(self, names: frozenset[str]) -> list[_Section]:
-        """The sections called `names`, in order, none within another.
-
-        A section reaches to the next closing tag of its name; without one, to the next part or
-        answer.
-        """
-        sections: list[_Section] = []
+        """The sections called `names`, in order, none within another."""
+        found: list[_Section] = []
         position = 0
-        for tag in self._opening:
-            if tag.name not in names or tag.start < position:
-                continue
-            starts = self._starts.get(tag.name, ())
-            index = bisect_left(starts, tag.end)
-            if is_closed := index < len(starts):
-                closing = self._closings[tag.name][index]
-                body_end, position = closing.start, closing.end
-            else:
-                bound = bisect_left(self._bounds, tag.end)
-                is_bound = bound < len(self._bounds)
-                body_end = position = self._bounds[bound] if is_bound else self._text_end
-            sections.append(_Section(tag.name, tag.start, tag.end, body_end, position, is_closed))
-        return sections
+        for section in self._sections:
+            if section.name in names and section.start >= position:
+                found.append(section)
+                position = section.end
+        return found
 
 
 def _is_inside(position: int, sections: Sequence[_Section]) -> bool:
