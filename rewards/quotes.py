@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from rewards.protocol import RewardRequest, RewardResult, RewardSpec
 from rewards.pure import PureReward
 
@@ -29,7 +31,7 @@ class Quotes(PureReward):
             if self._required:
                 return RewardResult(request.id, score=0.0, components={"quotes": 0.0})
             return RewardResult(request.id, "skipped")
-        answers = {"A": _plain(request.answer_a), "B": _plain(request.answer_b)}
+        answers = {"A": _plain_answer(request.answer_a), "B": _plain_answer(request.answer_b)}
         found = sum(_occurs(quote.text, answers[quote.letter]) for quote in quotes)
         return RewardResult(
             request.id, score=found / len(quotes), components={"quotes": float(len(quotes))}
@@ -38,6 +40,12 @@ class Quotes(PureReward):
 
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
+
+
+@lru_cache(maxsize=1024)
+def _plain_answer(text: str) -> str:
+    """All samples of a group are about the same two answers."""
+    return _plain(text)
 
 
 def _occurs(quote: str, answer: str) -> bool:
