@@ -21,6 +21,7 @@ from rewards.wire import WireError, request_to_json, spec_from_json
 
 _LINE_LIMIT = 64 * 2**20  # bytes of one line of JSON
 _KEPT_ERROR_LINES = 5
+_NOT_THE_REWARDS = ("GAVEL_STORE_PASSWORD", "RAY_AUTH_TOKEN")  # secrets of the run itself
 
 
 class ProcessBackend:
@@ -142,7 +143,7 @@ async def _start(order: Mapping[str, Any], timeout_s: float) -> _Child:
         stderr=PIPE,
         limit=_LINE_LIMIT,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        env=_environment(),
     )
     errors: deque[str] = deque(maxlen=_KEPT_ERROR_LINES)
     assert process.stderr is not None
@@ -161,6 +162,11 @@ async def _start(order: Mapping[str, Any], timeout_s: float) -> _Child:
         await child.kill()
         raise
     return child
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in _NOT_THE_REWARDS}
+    return kept | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def _spec(answer: Mapping[str, Any]) -> RewardSpec:

@@ -36,8 +36,12 @@ def command(runs: Path, name: str, *overrides: str) -> list[str]:
 
 def rewards(runs: Path, *arguments: str) -> subprocess.CompletedProcess:
     verb, *rest = arguments
+    return finished(gavel("rewards", verb, "live", *rest, "--dir", str(runs)))
+
+
+def finished(arguments: list[str]) -> subprocess.CompletedProcess:
     return subprocess.run(
-        gavel("rewards", verb, "live", *rest, "--dir", str(runs)),
+        arguments,
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -134,15 +138,7 @@ def test_rewards_change_while_the_run_goes_on(tmp_path):
 def test_a_reward_that_always_fails_stops_the_run_and_is_named(tmp_path, bad):
     use = f"{{uses: 'import:bad_rewards:{bad}', call: {{timeout_s: 6, call_timeout_s: 1}}}}"
     arguments = command(tmp_path, bad, f"reward.mix.mine={use}", "phases=[reinforce]")
-    done = subprocess.run(
-        arguments,
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = finished(arguments)
     assert done.returncode == 1, done.stdout[-2000:] + done.stderr[-2000:]
     assert f"the reward mine (import:bad_rewards:{bad}) failed for 100%" in done.stderr
     assert "reward.max_failure_rate" in done.stderr
@@ -152,15 +148,7 @@ def test_a_reward_that_always_fails_stops_the_run_and_is_named(tmp_path, bad):
 def test_a_shadow_that_always_fails_changes_nothing(tmp_path):
     use = "{uses: 'import:bad_rewards:raises', mode: shadow}"
     overrides = (f"reward.mix.mine={use}", "phases=[reinforce]", "reinforce.max_steps=1")
-    done = subprocess.run(
-        command(tmp_path, "shadow", *overrides),
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    done = finished(command(tmp_path, "shadow", *overrides))
     assert done.returncode == 0, done.stderr[-2000:]
     (row,) = steps(tmp_path / "shadow")
     assert row["reward/mine/failed"] == 1.0

@@ -25,6 +25,11 @@ def by_number(request):
 
 
 @reward
+def sees_secrets(request):
+    return float(any(os.environ.get(n) for n in ("RAY_AUTH_TOKEN", "GAVEL_STORE_PASSWORD")))
+
+
+@reward
 async def sleeps(request):
     await asyncio.sleep(3600)
     return 0.0

@@ -95,6 +95,12 @@ def test_a_skipped_request_has_no_score():
     assert (result.status, result.score, result.error) == ("skipped", None, None)
 
 
+def test_a_reward_is_not_given_the_runs_own_secrets(monkeypatch):
+    monkeypatch.setenv("GAVEL_STORE_PASSWORD", "secret")
+    (result,), _, _ = run("sees_secrets", [request()])
+    assert (result.status, result.score) == ("ok", 0.0)
+
+
 def test_what_a_reward_prints_is_no_answer():
     (result,), _, _ = run("prints", [request()])
     assert (result.status, result.score) == ("ok", 1.0)
