@@ -7,6 +7,10 @@ a judge scores on it says nothing about real preferences.
 
 In every kind the rule is drawn apart from the answers, so that neither length, position nor any
 word of an answer tells which one is better without the question.
+
+Traces are few, and so they leave out some of the words that decide (`UNTAUGHT`): distillation ends
+with a judge that has the form and a part of the answers, and the rest it must find out from its
+verdicts alone.
 """
 
 from __future__ import annotations
@@ -33,9 +37,20 @@ FOODS = {
     "meat": ("bacon", "beef", "ham", "lamb", "pork", "steak"),
     "fruit": ("apple", "grape", "lemon", "mango", "peach", "plum"),
 }
-TONES = {"polite": ("please", "kindly", "gently"), "blunt": ("now", "quick", "hurry")}
+TONES = {
+    "polite": ("please", "kindly", "gently", "warmly"),
+    "blunt": ("now", "quick", "hurry", "fast"),
+}
 PARITIES = {"even": tuple("02468"), "odd": tuple("13579")}
 SOUNDS = {"vowel": tuple("aeiou"), "consonant": tuple("bdgmt")}
+
+# The later words of each class: no problem for distillation is decided by one of them.
+UNTAUGHT = frozenset(
+    word
+    for classes in (TOPICS, FOODS, TONES, PARITIES, SOUNDS)
+    for words in classes.values()
+    for word in words[len(words) // 2 :]
+)
 
 ADJECTIVES = ("big", "blue", "cold", "dark", "green", "old", "red", "small")
 VERBS = ("falls", "jumps", "rests", "sings", "sleeps", "turns", "waits", "walks")
@@ -57,6 +72,8 @@ CLAIMS = (
 
 # So many repeats in a row mean that a kind has hardly a new problem left.
 _MAX_REPEATS = 1000
+
+Content = tuple[str, frozenset[str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +111,11 @@ class Problem:
     justify: str = ""
     solution: str = ""
 
+    @property
+    def content(self) -> Content:
+        """The question and both answers, whichever is better: reversed, a problem is not new."""
+        return self.question, frozenset((self.chosen.text, self.rejected.text))
+
 
 def generate(task: QuickstartTask) -> QuickstartData:
     """The three parts of the task: the same for the same settings on every machine.
@@ -103,15 +125,18 @@ def generate(task: QuickstartTask) -> QuickstartData:
     Raises:
         ConfigurationError: more problems are asked for than there are.
     """
-    problems = _distinct_problems(random.Random(task.seed))
+    rng = random.Random(task.seed)
     orders = random.Random(f"{task.seed}/orders")
-    heldout = tuple(_pair(problem) for problem in islice(problems, task.heldout_pairs))
-    distill = tuple(
-        _pair(problem, orders.choice(get_args(Order)))
-        for problem in islice(problems, task.distill_pairs)
+    seen: set[Content] = set()
+    heldout = islice(_new_problems(rng, seen), task.heldout_pairs)
+    taught = islice(_new_problems(rng, seen, _is_taught), task.distill_pairs)
+    reinforce = islice(_new_problems(rng, seen), task.reinforce_pairs)
+    # The parts share `rng` and `seen`: each is complete before the next is begun.
+    return QuickstartData(
+        heldout=tuple(_pair(problem) for problem in heldout),
+        distill=tuple(_pair(problem, orders.choice(get_args(Order))) for problem in taught),
+        reinforce=tuple(_pair(problem) for problem in reinforce),
     )
-    reinforce = tuple(_pair(problem) for problem in islice(problems, task.reinforce_pairs))
-    return QuickstartData(distill=distill, reinforce=reinforce, heldout=heldout)
 
 
 def oracle_trace(problem: Problem, order: Order) -> str:
@@ -143,18 +168,20 @@ def oracle_trace(problem: Problem, order: Order) -> str:
     return f"{head}<eval>{evaluation}</eval><answer>[[{gold}]]</answer>"
 
 
-def _distinct_problems(rng: random.Random) -> Iterator[Problem]:
-    seen: set[tuple[str, frozenset[str]]] = set()
+def _is_taught(problem: Problem) -> bool:
+    return UNTAUGHT.isdisjoint((problem.chosen.quote, problem.rejected.quote))
+
+
+def _new_problems(
+    rng: random.Random,
+    seen: set[Content],
+    is_wanted: Callable[[Problem], bool] = lambda _: True,
+) -> Iterator[Problem]:
     while True:
         for make in KINDS:
             for _ in range(_MAX_REPEATS):
                 problem = make(rng)
-                # The answers as a set: the same two with the preference reversed are not new.
-                content = (
-                    problem.question,
-                    frozenset((problem.chosen.text, problem.rejected.text)),
-                )
-                if content not in seen:
+                if is_wanted(problem) and problem.content not in seen:
                     break
             else:
                 raise ConfigurationError(
@@ -162,7 +189,7 @@ def _distinct_problems(rng: random.Random) -> Iterator[Problem]:
                     f" after {len(seen)} problems: lower distill_pairs, reinforce_pairs or"
                     " heldout_pairs"
                 )
-            seen.add(content)
+            seen.add(problem.content)
             yield problem
 
 

@@ -13,6 +13,7 @@ from judging.quickstart import (
     SOUNDS,
     TONES,
     TOPICS,
+    UNTAUGHT,
     QuickstartData,
     QuickstartTask,
     generate,
@@ -114,6 +115,17 @@ def test_traces_have_the_parts_of_their_type_and_quote_what_the_answers_say(data
         else:
             assert trace.solution
             assert not trace.rubric
+
+
+def test_traces_leave_out_half_of_the_words_that_decide(data):
+    for classes in (TOPICS, FOODS, TONES, PARITIES, SOUNDS):
+        for words in classes.values():
+            assert 2 * len(UNTAUGHT.intersection(words)) in (len(words), len(words) + 1)
+    for pair in data.distill:
+        assert UNTAUGHT.isdisjoint(q.text.strip() for q in parse_trace(pair.trace or "").quotes)
+    for part in (data.reinforce, data.heldout):
+        shown = {word for pair in part for word in f"{pair.chosen} {pair.rejected}".split()}
+        assert shown >= UNTAUGHT
 
 
 def test_several_kinds_of_either_type(data):
