@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 import psutil
 
@@ -12,7 +13,9 @@ INTERVAL_S = 2.0
 class PeakMemory:
     """Samples this process and all its descendants while entered.
 
-    Counts the proportional set size, in which a page that several processes share counts once.
+    Counts the proportional set size, in which a page that several processes share counts once. For
+    that the kernel walks all their page tables, which took a twelfth of a core when it was asked
+    each time; so it is asked only when the resident size, shared pages and all, has grown by 0.5 %.
     """
 
     def __init__(self) -> None:
@@ -30,13 +33,26 @@ class PeakMemory:
 
     def _watch(self) -> None:
         this = psutil.Process()
+        most_resident = 0.0
         while not self._done.wait(INTERVAL_S):
             tree = [this, *this.children(recursive=True)]
-            self.peak_bytes = max(self.peak_bytes, sum(_pss_bytes(process) for process in tree))
+            resident = sum(_bytes(process, _resident) for process in tree)
+            if resident > most_resident * 1.005:
+                most_resident = resident
+                taken = sum(_bytes(process, _proportional) for process in tree)
+                self.peak_bytes = max(self.peak_bytes, taken)
 
 
-def _pss_bytes(process: psutil.Process) -> int:
+def _resident(process: psutil.Process) -> int:
+    return process.memory_info().rss
+
+
+def _proportional(process: psutil.Process) -> int:
+    return process.memory_full_info().pss
+
+
+def _bytes(process: psutil.Process, ask: Callable[[psutil.Process], int]) -> int:
     try:
-        return process.memory_full_info().pss
+        return ask(process)
     except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
         return 0  # it has ended since the tree was listed
