@@ -74,6 +74,9 @@ class Learner:
     def begin_reinforce(self, settings: GrpoSettings, total_steps: int, reference: str) -> None:
         self._trainer.begin_reinforce(settings, total_steps, reference)
 
+    def resume(self, folder: Path) -> None:
+        self._trainer.resume(folder)
+
     def distill_step(self, window: Window) -> dict[str, float]:
         return self._trainer.distill_step(window)
 

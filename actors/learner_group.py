@@ -57,6 +57,11 @@ class LearnerGroup:
         begin = self._all("begin_reinforce", settings, total_steps, str(reference))
         await within(self._deadlines.start_s, "preparing the learners for reinforcement", begin)
 
+    async def resume(self, folder: Path) -> None:
+        """Takes up the optimizer's state of a checkpoint of the phase that was just begun."""
+        resuming = self._all("resume", folder)
+        await within(self._deadlines.checkpoint_s, f"reading checkpoint {folder}", resuming)
+
     async def distill_step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
         """One supervised optimizer step on `samples`."""
         windows = self._plan(samples)

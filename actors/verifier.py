@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -34,6 +35,7 @@ class Verifier:
         self._allowed_hosts = allowed_hosts
         self._hosts: dict[str, Host] = {}
         self._verdict: dict[str, Host] = {"verdict": PureHost(VerdictReward())}
+        self._attaching = asyncio.Lock()
 
     async def attach(self, name: str, use: RewardUse) -> RewardSpec:
         """Opens a reward; one of the same name goes.
@@ -51,21 +53,36 @@ class Verifier:
             await host.close()
 
     async def score(
-        self, unit: Sequence[Sampled], *, verdict_only: bool = False
+        self, unit: Sequence[Sampled], uses: Mapping[str, RewardUse] | None
     ) -> list[list[Scored]]:
         """One outcome per rollout, in order; a unit is one presentation, or both of a pair.
 
-        With `verdict_only`, as in evaluation, by `builtin:verdict` alone, whatever is attached.
+        Scores by the rewards `uses`, of which it first attaches what it lacks: all of them, if this
+        actor died and was started again. None, as in evaluation: by `builtin:verdict` alone.
+
+        Raises:
+            ConfigurationError: a reward that it lacks is refused or cannot be reached.
         """
+        hosts = self._verdict
+        if uses is not None:
+            hosts = {name: await self._host(name, use) for name, use in uses.items()}
         requests = self._requests(unit)
         flat = [request for group in requests for request in group]
-        hosts = dict(self._verdict if verdict_only else self._hosts)
         columns = await asyncio.gather(*(host.score(flat) for host in hosts.values()))
         rows = zip(*columns, strict=True) if columns else iter([()] * len(flat))
         return [
             [Scored(request.trace, dict(zip(hosts, next(rows), strict=True))) for request in group]
             for group in requests
         ]
+
+    async def _host(self, name: str, use: RewardUse) -> Host:
+        async with self._attaching:
+            if name not in self._hosts:
+                await self.attach(name, use)
+            return self._hosts[name]
+
+    def process_id(self) -> int:
+        return os.getpid()
 
     async def counts(self) -> dict[str, Counts]:
         return {name: host.counts for name, host in self._hosts.items()}

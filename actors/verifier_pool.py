@@ -1,6 +1,7 @@
 """The verifier pool: verifier actors behind one `score`.
 
-Rewards are attached to every shared verifier; one that needs a GPU has a verifier of its own.
+Rewards are attached to every shared verifier; one that needs a GPU has a verifier of its own. A
+verifier that dies is started again by Ray, which repeats what it was asked.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class VerifierPool:
         self,
         *,
         workers: int,
+        max_restarts: int,
         strict_tail: bool,
         max_new_tokens: int,
         allowed_hosts: Collection[str],
@@ -35,10 +37,14 @@ class VerifierPool:
             "max_new_tokens": max_new_tokens,
             "allowed_hosts": tuple(allowed_hosts),
         }
-        self._workers, self._deadlines = workers, deadlines
+        self._workers, self._max_restarts = workers, max_restarts
+        self._deadlines = deadlines
         self._shared: list[Any] = []
         self._own: dict[str, Any] = {}  # verifiers of a reward of their own
+        self._uses: dict[str, RewardUse] = {}
         self._calls = 0
+        self._restarts = 0
+        self._process_ids: dict[Any, int] = {}
         self.specs: dict[str, RewardSpec] = {}
 
     async def start(self, mix: Mapping[str, RewardUse]) -> None:
@@ -49,6 +55,7 @@ class VerifierPool:
         """
         self._shared = [self._actor(gpus=0.0) for _ in range(self._workers)]
         await asyncio.gather(*(self.attach(name, use) for name, use in mix.items()))
+        await self.restarts()  # so that it knows them from now on
 
     async def attach(self, name: str, use: RewardUse) -> RewardSpec:
         """Attaches a reward; one of the same name goes. Refused, it is attached nowhere."""
@@ -65,12 +72,13 @@ class VerifierPool:
             if name not in self.specs:  # else the one before it stays
                 await self.detach(name)
             raise
-        self.specs[name] = specs[0]
+        self.specs[name], self._uses[name] = specs[0], use
         return specs[0]
 
     async def detach(self, name: str) -> None:
         """Takes a reward away; what is being scored keeps it."""
         self.specs.pop(name, None)
+        self._uses.pop(name, None)
         own = self._own.pop(name, None)
         verifiers = self._shared if own is None else [own]
         detaching = asyncio.gather(*(v.detach.remote(name) for v in verifiers))
@@ -81,10 +89,17 @@ class VerifierPool:
     ) -> list[list[Scored]]:
         """One outcome per rollout of a unit, in order."""
         self._calls += 1
-        verifiers = [self._shared[self._calls % len(self._shared)]]
+        shared = {name: use for name, use in self._uses.items() if name not in self._own}
+        calls = [
+            self._shared[self._calls % len(self._shared)].score.remote(
+                unit, None if verdict_only else shared
+            )
+        ]
         if not verdict_only:
-            verifiers += self._own.values()
-        calls = (v.score.remote(unit, verdict_only=verdict_only) for v in verifiers)
+            calls += [
+                verifier.score.remote(unit, {name: self._uses[name]})
+                for name, verifier in self._own.items()
+            ]
         scoring = asyncio.gather(*calls)
         first, *others = await within(self._deadlines.score_s, "the verifiers, one unit", scoring)
         for other in others:
@@ -109,6 +124,17 @@ class VerifierPool:
             if (error := count.last_error)
         }
 
+    async def restarts(self) -> int:
+        """How many verifiers were started again so far."""
+        verifiers = [*self._shared, *self._own.values()]
+        asking = asyncio.gather(*(verifier.process_id.remote() for verifier in verifiers))
+        answers = await within(self._deadlines.score_s, "the verifiers' process ids", asking)
+        now = dict(zip(verifiers, answers, strict=True))
+        known = self._process_ids
+        self._restarts += sum(known.get(verifier, pid) != pid for verifier, pid in now.items())
+        self._process_ids = now
+        return self._restarts
+
     async def stop(self) -> None:
         """Ends the rewards' processes."""
         verifiers = [*self._shared, *self._own.values()]
@@ -122,6 +148,8 @@ class VerifierPool:
             num_cpus=0,
             num_gpus=gpus,
             max_concurrency=10_000,
+            max_restarts=self._max_restarts,
+            max_task_retries=self._max_restarts,
             runtime_env={"env_vars": verifier_environment()},
         )
         return actor.remote(**self._arguments)

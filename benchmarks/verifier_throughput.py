@@ -86,14 +86,13 @@ def _rollout(shown: Presentation, text: str, sample: int) -> Rollout:
 
 async def measure(seconds: float) -> dict[str, Any]:
     verifier = Verifier(strict_tail=False, max_new_tokens=8192, allowed_hosts=())
-    for name in REWARDS:
-        await verifier.attach(name, RewardUse(uses=f"builtin:{name}"))
+    uses = {name: RewardUse(uses=f"builtin:{name}") for name in REWARDS}
     groups = judgments(64)
     # Of the core's time, so that what else the machine does is not counted.
     scored, began_s = 0, time.process_time()
     while (passed_s := time.process_time() - began_s) < seconds:
         for group in groups:
-            (outcomes,) = await verifier.score([group])
+            (outcomes,) = await verifier.score([group], uses)
             scored += len(outcomes)
     characters = sum(len(rollout.text) for _, rollouts in groups for rollout in rollouts)
     return {

@@ -33,6 +33,7 @@ _STEP_METRICS = (
     ),
     Metric("first_position_rate", "share", "sampled verdicts that name the answer shown first"),
     Metric("zero_variance_groups", "groups", "groups whose scores are all equal: no gradient"),
+    Metric("verifier_restarts", "verifiers", "died and started again since the run began"),
     Metric("dropped_groups", "groups", "groups left out of training"),
     Metric("groups", "groups", "groups trained on"),
     Metric("consistent_accuracy", "share", "pairs sampled in both orders and judged rightly twice"),

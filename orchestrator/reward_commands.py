@@ -6,18 +6,11 @@ event. It is taken out only when it is done, so that none is lost with a driver.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
-
 from judging.errors import ConfigurationError, GavelError
 from orchestrator.journal import Command, RunJournal
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.telemetry import Telemetry
-from rewards.settings import RewardUse
-
-_USE = TypeAdapter(RewardUse)
+from rewards.settings import parse_reward_use
 
 
 class RewardCommands:
@@ -31,6 +24,7 @@ class RewardCommands:
         for command in self._journal.waiting_commands():
             try:
                 done = await self._do(command)
+                self._journal.record_mix(self._panel.as_it_stands())
                 error = None
             except GavelError as refused:
                 done, error = f"refused to {command.verb} the reward {command.name}", str(refused)
@@ -63,13 +57,3 @@ class RewardCommands:
                 f"{name} is the last reward that trains: attach another one first"
             )
         await self._panel.detach(name)
-
-
-def parse_reward_use(arguments: Mapping[str, Any]) -> RewardUse:
-    """Raises ConfigurationError for keys and values that no reward of a mix has."""
-    try:
-        return _USE.validate_python(dict(arguments), extra="forbid")
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ConfigurationError(f"reward: {key}: {first['msg']}") from None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from actors.verifier import Sampled
@@ -17,7 +18,7 @@ from judging.records import Judgment
 from orchestrator.config import ReinforceSettings, RewardSection
 from rewards.groups import Group
 from rewards.mix import combine
-from rewards.settings import RewardUse, weight_at
+from rewards.settings import RewardUse, parse_reward_use, weight_at
 
 
 class RewardPanel:
@@ -28,10 +29,28 @@ class RewardPanel:
         self.mix: dict[str, RewardUse] = {}
         self._set_weights: dict[str, float] = {}  # by a person, while the run goes on
 
-    async def start(self) -> None:
-        """Attaches the configured mix; raises ConfigurationError for what cannot be."""
-        await self._pool.start(self._section.mix)
+    async def start(self, mix: Mapping[str, Any] | None = None) -> None:
+        """Attaches the configured mix, or the one that `as_it_stands` gave.
+
+        Raises:
+            ConfigurationError: a reward is refused or cannot be reached.
+        """
         self.mix = dict(self._section.mix)
+        if mix is not None:
+            self.mix = {name: parse_reward_use(each["use"]) for name, each in mix.items()}
+            self._set_weights = {
+                name: each["set_weight"]
+                for name, each in mix.items()
+                if each["set_weight"] is not None
+            }
+        await self._pool.start(self.mix)
+
+    def as_it_stands(self) -> dict[str, Any]:
+        """All of the mix, with what was changed while the run went on, as plain values."""
+        return {
+            name: {"use": asdict(use), "set_weight": self._set_weights.get(name)}
+            for name, use in self.mix.items()
+        }
 
     async def stop(self) -> None:
         await self._pool.stop()
@@ -68,6 +87,10 @@ class RewardPanel:
             results = combine(by_name, weights, normalize=self._section.normalize)
             groups.append(Group(presentation.uid, judgments, tuple(results)))
         return groups
+
+    async def restarts(self) -> int:
+        """How many verifiers died and were started again so far."""
+        return await self._pool.restarts()
 
     async def check_failures(self, groups: Sequence[Group], weights: Mapping[str, float]) -> None:
         """Stops the run if a reward that trains failed too often in these groups.

@@ -18,13 +18,12 @@ from rich.text import Text
 from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.console import output_console, printable
 from orchestrator.journal import RunJournal
-from orchestrator.reward_commands import parse_reward_use
 from orchestrator.status import find_run
 from orchestrator.store import open_recorded_store
 from rewards.attach import make_backend
 from rewards.contract import Finding, check_contract, read_samples, sample_requests
 from rewards.protocol import RewardRequest
-from rewards.settings import RewardUse
+from rewards.settings import RewardUse, parse_reward_use
 
 _POLL_S = 0.2
 

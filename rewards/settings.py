@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Interval
+from pydantic import TypeAdapter, ValidationError
+
+from judging.errors import ConfigurationError
 
 PositiveInt = Annotated[int, Gt(0)]
 PositiveFloat = Annotated[float, Gt(0.0)]
@@ -56,3 +59,13 @@ class RewardUse:
     mode: Mode = "train"  # shadow: recorded only
     options: Mapping[str, Any] = field(default_factory=dict)  # of a built-in or an import
     call: CallSettings = field(default_factory=CallSettings)
+
+
+def parse_reward_use(arguments: Mapping[str, Any]) -> RewardUse:
+    """Raises ConfigurationError for keys and values that no reward of a mix has."""
+    try:
+        return TypeAdapter(RewardUse).validate_python(dict(arguments), extra="forbid")
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ConfigurationError(f"reward: {key}: {first['msg']}") from None

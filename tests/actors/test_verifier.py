@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from actors.verifier import Verifier
+from judging.errors import ConfigurationError
 from judging.records import (
     FinishReason,
     Message,
@@ -37,20 +38,20 @@ def rollout(text: str, sample: int = 0, finish: FinishReason = FinishReason.STOP
     )
 
 
-MIX = {"verdict": "builtin:verdict"}
+VERDICT, FORMAT, CONSISTENCY, OVERLONG = (
+    {name: RewardUse(uses=f"builtin:{name}")}
+    for name in ("verdict", "format", "consistency", "overlong")
+)
 
 
-async def verifier(mix=MIX, *, strict_tail: bool = False) -> Verifier:
-    made = Verifier(strict_tail=strict_tail, max_new_tokens=10, allowed_hosts=())
-    for name, uses in mix.items():
-        await made.attach(name, RewardUse(uses=uses))
-    return made
+def verifier(*, strict_tail: bool = False) -> Verifier:
+    return Verifier(strict_tail=strict_tail, max_new_tokens=10, allowed_hosts=())
 
 
 async def score(*rollouts: Rollout, shown: Presentation = SHOWN, strict_tail: bool = False):
     """(trace, the verdict's result) of each."""
-    made = await verifier(strict_tail=strict_tail)
-    ((*scored,),) = await made.score([(shown, rollouts)])
+    made = verifier(strict_tail=strict_tail)
+    ((*scored,),) = await made.score([(shown, rollouts)], VERDICT)
     return [(outcome.trace, outcome.results["verdict"]) for outcome in scored]
 
 
@@ -114,32 +115,38 @@ async def test_strict_tail_reads_the_last_80_characters():
 
 
 async def test_both_orders_are_one_unit_in_which_each_sample_knows_its_other():
-    made = await verifier({"verdict": "builtin:verdict", "both": "builtin:consistency"})
+    made = verifier()
     unit = [
         (SHOWN, [rollout(RIGHT, 0), rollout(RIGHT, 1)]),
         (SHOWN_SWAPPED, [rollout(WRONG, 0), rollout(RIGHT, 1)]),  # there B is right
     ]
-    scored = await made.score(unit)
-    assert [[s.results["both"].score for s in group] for group in scored] == [[1.0, 0.0]] * 2
+    scored = await made.score(unit, VERDICT | CONSISTENCY)
+    assert [[s.results["consistency"].score for s in group] for group in scored] == [[1.0, 0.0]] * 2
     assert [[s.results["verdict"].score for s in g] for g in scored] == [[1, 1], [1, -1]]
-    alone = await made.score(unit[:1])
-    assert [outcome.results["both"].status for outcome in alone[0]] == ["skipped"] * 2
+    alone = await made.score(unit[:1], CONSISTENCY)
+    assert [outcome.results["consistency"].status for outcome in alone[0]] == ["skipped"] * 2
 
 
 async def test_rewards_come_and_go():
-    made = await verifier()
-    await made.attach("format", RewardUse(uses="builtin:format"))
-    ((scored,),) = await made.score([(SHOWN, [rollout(RIGHT)])])
+    made, unit = verifier(), [(SHOWN, [rollout(RIGHT)])]
+    await made.attach("format", FORMAT["format"])
+    ((scored,),) = await made.score(unit, VERDICT | FORMAT)  # the verdict it attaches itself
     assert list(scored.results) == ["verdict", "format"]
     await made.detach("verdict")
-    ((scored,),) = await made.score([(SHOWN, [rollout(RIGHT)])])
+    ((scored,),) = await made.score(unit, FORMAT)
     assert list(scored.results) == ["format"]
-    ((scored,),) = await made.score([(SHOWN, [rollout(RIGHT)])], verdict_only=True)
+    ((scored,),) = await made.score(unit, None)
     assert scored.results["verdict"].score == 1.0
-    assert (await made.counts())["format"].scored == 2
+    assert {name: count.scored for name, count in (await made.counts()).items()} == {"format": 2}
+
+
+async def test_a_reward_that_it_lacks_and_cannot_attach_is_named():
+    with pytest.raises(ConfigurationError, match="import:nowhere:Nothing"):
+        await verifier().score(
+            [(SHOWN, [rollout(RIGHT)])], {"mine": RewardUse(uses="import:nowhere:Nothing")}
+        )
 
 
 async def test_what_length_a_reward_is_told():
-    made = await verifier({"overlong": "builtin:overlong"})
-    ((scored,),) = await made.score([(SHOWN, [rollout(RIGHT)])])
+    ((scored,),) = await verifier().score([(SHOWN, [rollout(RIGHT)])], OVERLONG)
     assert scored.results["overlong"].score == 0.0  # 3 of 10 tokens
