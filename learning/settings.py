@@ -24,6 +24,7 @@ class ModelSpec:
     dtype: Dtype
     revision: str | None = None
     trust_remote_code: bool = False
+    weights: str | None = None  # a checkpoint folder to take the weights from instead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

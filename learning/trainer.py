@@ -24,7 +24,10 @@ from learning.settings import (
     ModelSpec,
     OptimizerSettings,
 )
+from learning.trainer_state import read_state, set_steps_done, torch_optimizer, write_state
 from learning.windows import TrainSample, Window
+
+TRAINER_STATE = "trainer"  # folder in a checkpoint
 
 
 class Trainer:
@@ -37,7 +40,7 @@ class Trainer:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         torch.manual_seed(seed)
         with _partitioned_loading(settings, spec):
-            model = self._load(spec.path)
+            model = self._load(spec.weights or spec.path)
         if settings.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self._engine = _deepspeed_engine(Policy(model, temperature), settings, spec.dtype)
@@ -71,10 +74,22 @@ class Trainer:
         self._total_steps, self._steps_done = total_steps, 0
         for group in self._engine.optimizer.param_groups:
             group["betas"], group["weight_decay"] = optimizer.betas, optimizer.weight_decay
-        for state in _torch_optimizer(self._engine).state.values():
+        moments = torch_optimizer(self._engine)
+        for state in moments.state.values():
             for value in state.values():
                 if isinstance(value, torch.Tensor):
                     value.zero_()
+        set_steps_done(moments, 0)
+
+    def resume(self, folder: Path) -> None:
+        """Goes on in the phase just begun where the checkpoint in `folder` was written.
+
+        The weights are those that the trainer was made with: give it the same folder.
+
+        Raises:
+            ValueError: the checkpoint has no trainer state, or not this model's.
+        """
+        self._steps_done = read_state(self._engine, folder / TRAINER_STATE)
 
     def _load(self, path: str) -> Any:
         return load_model(
@@ -228,7 +243,10 @@ class Trainer:
         return self._engine.module.model.named_parameters()
 
     def save(self, folder: Path) -> None:
-        """Fills `folder` with an ordinary Hugging Face checkpoint; all ranks must call."""
+        """Fills `folder` with an ordinary Hugging Face checkpoint; all ranks must call.
+
+        Its subfolder `trainer/` holds what `resume` needs besides.
+        """
         names = [name for name, _, _ in self.parameter_shapes()]
         state: dict[str, torch.Tensor] = {}
         for name, parameter in zip(names, self.parameters(), strict=True):
@@ -236,6 +254,7 @@ class Trainer:
                 state[name] = parameter.cpu().clone()
         if dist.get_rank() == 0:
             _write_checkpoint(self._engine.module.model, state, self._spec, folder)
+        write_state(self._engine, folder / TRAINER_STATE, steps_done=self._steps_done)
         dist.barrier()
 
 
@@ -296,11 +315,6 @@ def _optimizer(policy: Policy, settings: LearnerSettings) -> torch.optim.Optimiz
 
         return DeepSpeedCPUAdam(parameters, lr=0.0)
     return torch.optim.AdamW(parameters, lr=0.0, fused=True)
-
-
-def _torch_optimizer(engine: Any) -> torch.optim.Optimizer:
-    """The optimizer that holds the moments, beneath DeepSpeed's wrapper if there is one."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer)
 
 
 def _partitioned_loading(settings: LearnerSettings, spec: ModelSpec) -> Any:

@@ -31,9 +31,13 @@ Runs the phases of a configuration: distil, reinforce, evaluate.
   gavel run configs/quickstart.yaml
   gavel run configs/quickstart.yaml learner.ranks=2 reinforce.optimizer.learning_rate=5e-5
   gavel run configs/rm-r1/qwen-7b.yaml --dry-run
+  gavel run configs/quickstart.yaml --resume
 
 An override is a key's dotted name and a YAML value: data.limit=100, phases=[evaluate],
-model.make=null. It wins over the file."""
+model.make=null. It wins over the file.
+
+A run that did not finish goes on from what it committed if it is begun again under its id
+(run.id=...), or with --resume."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -92,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         help="with --dry-run: print both as JSON; else: no progress, and summary.json at the end",
     )
 
+    run.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on with the run of this id (default: the one begun last, if it did not finish)",
+    )
+
     status = commands.add_parser(
         "status",
         help="show a running or finished run",
@@ -125,13 +137,19 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from orchestrator.config_loading import load_config, with_run_id
+    from orchestrator.config_loading import load_config, new_run_id, with_run_id
     from orchestrator.facts import gather_facts
     from orchestrator.plan import make_plan
     from orchestrator.preflight import check_inputs, check_obstacles, check_store
+    from orchestrator.rundir import run_to_resume
 
     quiet = ["output.progress=quiet"] if options.json else []
-    config = load_config(options.config, [*options.overrides, *quiet])
+    overrides, resumed = list(options.overrides), options.resume
+    if resumed and "=" in resumed:  # `--resume key=value`: an override, and no run is named
+        overrides, resumed = [*overrides, resumed], ""
+    config = load_config(options.config, [*overrides, *quiet])
+    if resumed is not None:
+        config = with_run_id(config, run_to_resume(config, resumed))
     facts = gather_facts(config)
     check_inputs(config, facts)
     plan = make_plan(config, facts)
@@ -143,7 +161,7 @@ def _run(options: argparse.Namespace) -> int:
 
     from orchestrator.driver import run
 
-    config = with_run_id(config, options.config.stem, datetime.now())
+    config = with_run_id(config, config.run.id or new_run_id(options.config.stem, datetime.now()))
     status = run(config)
     if options.json:
         summary = config.run.dir / str(config.run.id) / "summary.json"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from actors.settings import Deadlines, PublicationSettings, RolloutSettings
 from judging.quickstart import QuickstartTask
@@ -93,6 +93,7 @@ class VerifierSection(Section):
     """The actors that parse and score."""
 
     workers: PositiveInt = 1
+    max_restarts: NonNegativeInt = 3  # of each, when it died; beyond it the run stops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

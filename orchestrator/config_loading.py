@@ -77,13 +77,14 @@ def config_from_tree(tree: Mapping[str, Any]) -> RunConfig:
     return _validated(_Source(dict(tree)))
 
 
-def with_run_id(config: RunConfig, name: str, now: datetime) -> RunConfig:
-    """`config` with `run.id` set: its own, else from the configuration's name and the time."""
-    if config.run.id is not None:
-        return config
+def new_run_id(name: str, now: datetime) -> str:
+    """From the configuration's name and the time."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "run"
-    section = config.run.model_copy(update={"id": f"{plain}-{now:%Y%m%d-%H%M%S}"})
-    return config.model_copy(update={"run": section})
+    return f"{plain}-{now:%Y%m%d-%H%M%S}"
+
+
+def with_run_id(config: RunConfig, run_id: str) -> RunConfig:
+    return config.model_copy(update={"run": config.run.model_copy(update={"id": run_id})})
 
 
 def config_tree(config: RunConfig) -> Tree:

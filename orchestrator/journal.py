@@ -7,6 +7,8 @@ Owns the keys under `gavel:{<run id>}:`, of which one hash tag keeps them in one
     commits:<n>    hash    step of phase n -> its commit, with the uids it consumed
     evaluations    hash    "phase/step" -> evaluation
     checkpoints    hash    path -> checkpoint
+    ended          hash    phase index -> how it ended
+    lease          string  the driver that may write (orchestrator/lease.py)
     commands       list    what people ask of the run, until it is done
     answers        hash    command -> what came of it
     events         stream  everything above and more, for people; trimmed
@@ -28,7 +30,7 @@ from typing import Any
 
 from redis import Redis
 
-from judging.errors import ConfigurationError
+from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.metrics import check_metrics
 from orchestrator.rundir import Evaluation, atomic_writer
 from rewards.protocol import Json
@@ -37,12 +39,14 @@ EVENTS_KEPT = 10_000  # roughly: Redis trims whole nodes of the stream
 _PAGE = 1000  # events of one read
 
 # KEYS: guard hash, run hash, events. ARGV: guard field, its value, event, its data, how many
-# events are kept, then fields of the run hash with their values. Answers 0, and changes nothing,
-# where the guard field is already set. It is set last: Redis does not undo a script that fails.
+# events are kept, the driver's epoch or nothing, then fields of the run hash with their values.
+# Answers 0, and changes nothing, where the guard field is already set, and -1 where a later epoch
+# was given out. The guard is set last: Redis does not undo a script that fails.
 _WRITE_ONCE = """
+if ARGV[6] ~= '' and redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[6] then return -1 end
 if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 0 end
 redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'event', ARGV[3], 'data', ARGV[4])
-if #ARGV > 5 then redis.call('HSET', KEYS[2], unpack(ARGV, 6)) end
+if #ARGV > 6 then redis.call('HSET', KEYS[2], unpack(ARGV, 7)) end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
@@ -60,6 +64,17 @@ class StepCommit:
     metrics: Mapping[str, float]
     batch_hash: str | None  # of the file that holds the step's batch
     committed_at_s: float  # wall clock, Unix time
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint: weights and trainer state after `steps` training steps of the run."""
+
+    path: str  # relative to the run's directory
+    steps: int
+    phase: int  # index of the phase
+    phase_step: int  # steps of that phase
+    at_s: float  # wall clock, Unix time
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +111,22 @@ class Command:
 
 
 class RunJournal:
-    """One run's journal; of all methods, those that write once say whether they did."""
+    """One run's journal; of all methods, those that write once say whether they did.
+
+    With the `epoch` of a lease they raise InfrastructureError once another driver has taken over.
+    """
 
     def __init__(
-        self, client: Redis, run_id: str, *, clock: Callable[[], float] = time.time
+        self,
+        client: Redis,
+        run_id: str,
+        *,
+        epoch: int | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.run_id = run_id
         self._client = client
+        self._epoch = epoch
         self._clock = clock
         self._write_once = client.register_script(_WRITE_ONCE)
         self._token = uuid.uuid4().hex  # tells a repeated `begin_run` from another driver's
@@ -126,6 +150,19 @@ class RunJournal:
             raise ConfigurationError(
                 f"the journal already holds a run {self.run_id!r}: choose another run id"
             )
+
+    def resume_run(self, config_yaml: str, versions: Mapping[str, str]) -> None:
+        """The run goes on, under this driver."""
+        now = self._clock()
+        fields = {"status": "running", "config_yaml": config_yaml, "versions": dict(versions)}
+        data = _dump({"at_s": now, "step": self._read(self._key("run"), "step")})
+        with self._client.pipeline(transaction=True) as batch:
+            batch.hdel(self._key("run"), "finished_at_s")
+            batch.hset(self._key("run"), mapping={k: _dump(v) for k, v in fields.items()})
+            batch.xadd(
+                self._key("events"), {"event": "run_resumed", "data": data}, maxlen=EVENTS_KEPT
+            )
+            batch.execute()
 
     def begin_phase(self, index: int, kind: str, total_steps: int | None) -> bool:
         """`total_steps` is None where only a target ends the phase."""
@@ -153,16 +190,26 @@ class RunJournal:
         guard = self._key(f"commits:{commit.phase}")
         return self._once(guard, str(commit.step), record, "step_committed", data, fields)
 
+    def end_phase(self, index: int, weight_version: int) -> bool:
+        """All that the phase was to do is done, and its checkpoint is written."""
+        data = {"at_s": self._clock(), "phase": index, "weight_version": weight_version}
+        fields = {"weight_version": weight_version}
+        return self._once(self._key("ended"), str(index), data, "phase_ended", data, fields)
+
     def record_evaluation(self, evaluation: Evaluation) -> bool:
         """The first evaluation after a step of a phase stands."""
         record = {"at_s": self._clock(), **evaluation.row()}
         guard_field = f"{evaluation.phase}/{evaluation.step}"
         return self._once(self._key("evaluations"), guard_field, record, "evaluated", record, {})
 
-    def record_checkpoint(self, path: str, step: int) -> bool:
-        """`path` is relative to the run's directory."""
-        record = {"at_s": self._clock(), "path": path, "step": step}
+    def record_checkpoint(self, path: str, steps: int, *, phase: int, phase_step: int) -> bool:
+        """Of one that is complete."""
+        record = asdict(Checkpoint(path, steps, phase, phase_step, self._clock()))
         return self._once(self._key("checkpoints"), path, record, "checkpoint_written", record, {})
+
+    def forget_checkpoint(self, path: str) -> None:
+        """Before its folder goes."""
+        self._client.hdel(self._key("checkpoints"), path)
 
     def event(self, event: str, /, **fields: Json) -> None:
         """Adds to the stream of events; after a lost answer an event may appear twice."""
@@ -214,10 +261,45 @@ class RunJournal:
         run = self._key("run")
         return self._once(run, "finished_at_s", now, "run_finished", data, {"status": status})
 
+    # ---- what a driver that resumes needs --------------------------------------------------------
+
+    @property
+    def is_begun(self) -> bool:
+        return self._read(self._key("run"), "begun_by") is not None
+
+    def evaluations(self) -> tuple[Mapping[str, Any], ...]:
+        """In the order they were made."""
+        return _by_time(self._read_all("evaluations"))
+
+    def ended_phases(self) -> set[int]:
+        return {int(index) for index in self._read_all("ended")}
+
+    def checkpoints(self) -> tuple[Checkpoint, ...]:
+        """Oldest first."""
+        records = (Checkpoint(**record) for record in self._read_all("checkpoints").values())
+        return tuple(sorted(records, key=lambda checkpoint: checkpoint.steps))
+
+    def weight_version(self) -> int:
+        return self._read(self._key("run"), "weight_version") or 0
+
+    def total_steps(self, phase: int) -> int | None:
+        """As the phase began."""
+        begun = self._read(self._key("phases"), str(phase))
+        return begun["total_steps"] if begun else None
+
+    def record_mix(self, mix: Mapping[str, Json]) -> None:
+        """The rewards with all their settings, after a person changed them."""
+        self._client.hset(self._key("run"), "mix", _dump(mix))
+
+    def mix(self) -> Mapping[str, Any] | None:
+        return self._read(self._key("run"), "mix")
+
+    # ---- for people ------------------------------------------------------------------------------
+
     def snapshot(self, *, last_events: int = 10) -> RunSnapshot | None:
         """The run as the journal knows it, or None if it knows no run of this id."""
         run = self._read_all("run")
-        if not run:
+        if "begun_by" not in run:
             return None
         newest: Any = self._client.xrevrange(self._key("events"), count=last_events)
         return RunSnapshot(
@@ -283,8 +365,16 @@ class RunJournal:
         run_fields = [word for name, value in fields.items() for word in (name, _dump(value))]
         written = self._write_once(
             keys=[guard, self._key("run"), self._key("events")],
-            args=[guard_field, _dump(guard_value), event, _dump(data), EVENTS_KEPT, *run_fields],
+            args=[
+                *(guard_field, _dump(guard_value), event, _dump(data), EVENTS_KEPT),
+                "" if self._epoch is None else self._epoch,
+                *run_fields,
+            ],
         )
+        if written == -1:
+            raise InfrastructureError(
+                f"another driver has taken over run {self.run_id!r}: this one wrote nothing more"
+            )
         return written == 1
 
     def _read(self, key: str, name: str) -> Any:

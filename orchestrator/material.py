@@ -6,6 +6,7 @@ split are `judging`'s. Nothing here knows of Ray.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -82,8 +83,11 @@ def _model(config: RunConfig, run_path: Path, split: Split, template: PromptTemp
         return config.model.path
     from learning.tiny import make_tiny_model
 
-    folder = run_path / "model"
-    make_tiny_model(folder, _tokenizer_texts(split, template), config.model.make)
+    folder, partial = run_path / "model", run_path / ".model.partial"
+    if not folder.exists():  # else a run that is resumed has it
+        shutil.rmtree(partial, ignore_errors=True)
+        make_tiny_model(partial, _tokenizer_texts(split, template), config.model.make)
+        partial.rename(folder)
     return str(folder)
 
 

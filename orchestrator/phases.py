@@ -8,6 +8,8 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from evaluation.metrics import evaluate_pairs, judged_pairs
 from judging.errors import InfrastructureError
 from judging.records import JudgePrompt, Rollout
 from learning.advantages import group_advantages, has_zero_variance
+from learning.batches import dump_batches
 from learning.settings import GrpoSettings
 from learning.windows import TrainSample
 from orchestrator.config import (
@@ -32,6 +35,7 @@ from orchestrator.config import (
 from orchestrator.journal import RunJournal, StepCommit
 from orchestrator.material import Material, orders_of
 from orchestrator.plan import reinforce_steps, total_steps
+from orchestrator.resume import Position, drawn_units, drop_old, take_up
 from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory, TraceRecord
@@ -57,6 +61,7 @@ class Run:
     publisher: WeightPublisher
     journal: RunJournal
     telemetry: Telemetry
+    position: Position = field(default_factory=Position)  # where this driver took the run up
     evaluations: list[Evaluation] = field(default_factory=list)
     trained: EvaluatedPhase = "base"  # the last training phase
     steps: int = 0  # training steps of all phases
@@ -73,8 +78,10 @@ async def distill(run: Run, index: int, phase: DistillPhase) -> None:
     run.journal.begin_phase(index, "distill", steps)
     with run.telemetry.phase("distill", index, steps):
         await run.learners.begin_distill(settings.optimizer, steps)
+        done = await take_up(run, index)
         batches = shuffled_batches(traces, settings.batch_size, run.config.run.seed)
-        for step, (_, batch) in zip(range(1, steps + 1), batches, strict=False):
+        rest = islice(batches, done, None)
+        for step, (_, batch) in zip(range(done + 1, steps + 1), rest, strict=False):
             run.telemetry.begin_step()
             samples = [demonstration.sample for demonstration in batch]
             with run.telemetry.span("train"):
@@ -82,10 +89,10 @@ async def distill(run: Run, index: int, phase: DistillPhase) -> None:
             metrics["tokens"] = sum(len(sample.completion_ids) for sample in samples)
             uids = [demonstration.pair_uid for demonstration in batch]
             with run.telemetry.span("commit"):
-                await _commit(run, index, "distill", step, uids, metrics)
+                await _commit(run, index, "distill", step, uids, metrics, [samples])
             run.telemetry.step(step, metrics)
         await run.publisher.publish()
-    await _end_training(run, "distill")
+    await _end_training(run, index, "distill", steps)
 
 
 # ---- reinforce ---------------------------------------------------------------------------------
@@ -96,12 +103,13 @@ async def reinforce(run: Run, index: int, phase: ReinforcePhase) -> None:
     settings, pairs = phase.settings, run.material.reinforce
     steps = reinforce_steps(run.config, settings, len(pairs))
     run.journal.begin_phase(index, "reinforce", steps)
-    units = _unit_stream(run)
     by_uid = {p.presentation.uid: p for pair in pairs for p in pair.by_order.values()}
     with run.telemetry.phase("reinforce", index, steps):
         reference = run.checkpoint or run.material.model_path
         await run.learners.begin_reinforce(settings, steps, reference)
-        for step in range(1, steps + 1):
+        done = await take_up(run, index)
+        units = islice(_unit_stream(run), drawn_units(run, index), None)
+        for step in range(done + 1, steps + 1):
             await run.commands.apply(index, step)
             weights = run.panel.weights(settings, (step - 1) / max(1, steps - 1))
             run.journal.record_rewards(run.panel.describe(weights))
@@ -114,14 +122,15 @@ async def reinforce(run: Run, index: int, phase: ReinforcePhase) -> None:
                 publication = await run.publisher.publish()
             metrics |= group_metrics(groups) | reward_metrics(groups, weights)
             metrics |= {"dropped_groups": dropped, "probe_gap": publication.probe_gap}
+            metrics["verifier_restarts"] = await run.panel.restarts()
             with run.telemetry.span("commit"):
                 records = trace_records(groups)
                 run.directory.write_traces(index, "reinforce", step, records)
                 uids = [group.judgments[0].presentation.pair.uid for group in groups]
-                await _commit(run, index, "reinforce", step, uids, metrics)
+                await _commit(run, index, "reinforce", step, uids, metrics, batches)
             run.telemetry.step(step, metrics)
             run.telemetry.samples(step, records)
-    await _end_training(run, "reinforce")
+    await _end_training(run, index, "reinforce", steps)
 
 
 async def _collect(
@@ -225,6 +234,7 @@ async def evaluate(run: Run, index: int, phase: EvaluatePhase) -> None:
         run.journal.record_evaluation(evaluation)
         run.telemetry.evaluation(evaluation)
         run.telemetry.samples(1, records)
+    run.journal.end_phase(index, run.publisher.version)
 
 
 # ---- what phases share -------------------------------------------------------------------------
@@ -264,7 +274,13 @@ async def _judge(
 
 
 async def _commit(
-    run: Run, phase: int, kind: str, step: int, uids: Sequence[str], metrics: dict[str, float]
+    run: Run,
+    phase: int,
+    kind: str,
+    step: int,
+    uids: Sequence[str],
+    metrics: dict[str, float],
+    batches: Sequence[Sequence[TrainSample]],
 ) -> None:
     """Writes the step down, and a checkpoint if one is due."""
     run.steps += 1
@@ -276,28 +292,31 @@ async def _commit(
         weight_version=run.publisher.version,
         consumed=tuple(uids),
         metrics=metrics,
-        batch_hash=None,
+        batch_hash=run.directory.write_batch(dump_batches(batches)),
         committed_at_s=time.time(),
     )
     run.journal.commit_step(commit)
     every = run.config.checkpoint.every_steps
     if every and step % every == 0:
-        await write_checkpoint(run)
+        await write_checkpoint(run, phase, step)
 
 
-async def write_checkpoint(run: Run) -> None:
-    """The learners' weights as a Hugging Face folder, under the count of training steps."""
+async def write_checkpoint(run: Run, phase: int, step: int) -> Path:
+    """The learners' state as a Hugging Face folder, under the count of training steps."""
     path = run.directory.checkpoint_path(run.steps)
     if not path.exists():
         with run.directory.checkpoint(run.steps) as folder:
             await run.learners.save(folder)
-        run.journal.record_checkpoint(str(path.relative_to(run.directory.path)), run.steps)
-    run.checkpoint = str(path)
+    relative = str(path.relative_to(run.directory.path))
+    run.journal.record_checkpoint(relative, run.steps, phase=phase, phase_step=step)
+    drop_old(run.directory, run.journal, phase, keep=run.config.checkpoint.keep)
+    return path
 
 
-async def _end_training(run: Run, kind: EvaluatedPhase) -> None:
+async def _end_training(run: Run, index: int, kind: EvaluatedPhase, steps: int) -> None:
     run.trained = kind
-    await write_checkpoint(run)
+    run.checkpoint = str(await write_checkpoint(run, index, steps))
+    run.journal.end_phase(index, run.publisher.version)
 
 
 def shuffled_batches(items: Sequence[Any], size: int, seed: int) -> Iterator[tuple[int, list[Any]]]:

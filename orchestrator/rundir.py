@@ -7,23 +7,27 @@ driver after a crash, never meets half of one; `metrics.jsonl` grows by whole li
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from judging.errors import ConfigurationError
+import yaml
+
+from judging.errors import ConfigurationError, DataError
 from judging.records import Judgment
 from orchestrator.metrics import METRICS
 from rewards.protocol import Json, RewardResult
 
 if TYPE_CHECKING:
     from evaluation.metrics import EvaluationResult
+    from orchestrator.config import RunConfig
 
 EvaluatedPhase = Literal["base", "distill", "reinforce"]
 FinalStatus = Literal["done", "failed", "stopped"]
@@ -53,10 +57,19 @@ class Evaluation:
     result: EvaluationResult
 
     def row(self) -> dict[str, Any]:
-        """Flat, as tables show it; a share of nothing is None."""
+        """Flat, as tables show it and the journal keeps it; a share of nothing is None."""
         row = {"phase": self.phase, "step": self.step, **asdict(self.result)}
         row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
         return row
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Evaluation:
+        """What `row` was given; more keys in it are left out."""
+        from evaluation.metrics import EvaluationResult
+
+        values: dict[str, Any] = {f.name: row.get(f.name) for f in fields(EvaluationResult)}
+        values["accuracy_interval"] = (row["accuracy_low"], row["accuracy_high"])
+        return cls(row["phase"], row["step"], EvaluationResult(**values))
 
     def metrics(self) -> dict[str, float]:
         row = self.row()
@@ -158,11 +171,11 @@ class RunDirectory:
     path: Path
 
     @classmethod
-    def create(cls, runs_dir: Path, run_id: str) -> RunDirectory:
-        """Makes the directory of a new run.
+    def open(cls, runs_dir: Path, run_id: str) -> RunDirectory:
+        """The directory of a run that is new or did not finish; makes it if it is not there.
 
         Raises:
-            ConfigurationError: the id is no plain name, or its directory holds a run.
+            ConfigurationError: the id is no plain name, or its directory holds a finished run.
         """
         if not _RUN_ID.fullmatch(run_id):
             raise ConfigurationError(
@@ -170,14 +183,18 @@ class RunDirectory:
                 "digit first"
             )
         run = cls(runs_dir / run_id)
-        if run.summary.exists() or run.config.exists():
-            held = "a finished run" if run.summary.exists() else "a run that did not finish"
+        summary = run.read_summary()
+        if summary and summary["status"] == "done":
             raise ConfigurationError(
-                f"{run.path} already holds {held}: choose another run id, or move that "
+                f"{run.path} already holds a finished run: choose another run id, or move that "
                 "directory away"
             )
         run.path.mkdir(parents=True, exist_ok=True)
         return run
+
+    @property
+    def is_begun(self) -> bool:
+        return self.config.exists()
 
     @property
     def run_id(self) -> str:
@@ -208,6 +225,10 @@ class RunDirectory:
         return self.path / "checkpoints"
 
     @property
+    def batches(self) -> Path:
+        return self.path / "batches"
+
+    @property
     def report(self) -> Path:
         return self.path / "report.html"
 
@@ -218,6 +239,10 @@ class RunDirectory:
     def write_config(self, config_yaml: str) -> None:
         with atomic_writer(self.config) as file:
             file.write(config_yaml)
+
+    def read_config(self) -> dict[str, Any]:
+        """Every key, as the run was begun or last resumed with."""
+        return yaml.safe_load(self.config.read_text("utf-8"))
 
     def write_summary(self, summary: Summary) -> None:
         with atomic_writer(self.summary) as file:
@@ -254,6 +279,24 @@ class RunDirectory:
     def read_events(self) -> list[dict[str, Any]]:
         return _read_lines(self.events)
 
+    def keep_steps(self, committed: Mapping[tuple[int, int], StepRow]) -> None:
+        """Makes `metrics.jsonl` tell of the committed steps alone, by (phase index, step).
+
+        A driver may have died between a commit and its row, or in the middle of a row.
+        """
+        rows = [
+            row
+            for row in _read_lines(self.metrics)
+            if "phase_index" not in row or (row["phase_index"], row["step"]) in committed
+        ]
+        told = {(row["phase_index"], row["step"]) for row in rows if "phase_index" in row}
+        missing = [step for place, step in committed.items() if place not in told]
+        with atomic_writer(self.metrics) as file:
+            for row in rows:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
+        for step in missing:
+            self.append_step(step)
+
     def _append_metrics(self, row: Mapping[str, Json]) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
@@ -268,6 +311,33 @@ class RunDirectory:
             for record in records:
                 file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
         return path
+
+    def write_batch(self, data: bytes) -> str:
+        """Keeps a step's batch; answers its SHA-256, which is its name."""
+        digest = hashlib.sha256(data).hexdigest()
+        self.batches.mkdir(exist_ok=True)
+        with atomic_writer(self._batch(digest), "wb") as file:
+            file.write(data)
+        return digest
+
+    def read_batch(self, digest: str) -> bytes:
+        """Raises DataError if it is not there or not what was written."""
+        path = self._batch(digest)
+        if not path.exists():
+            raise DataError(f"{path} is missing: the run cannot be taken up without it")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise DataError(f"{path} is damaged: its content does not have the SHA-256 of its name")
+        return data
+
+    def drop_batches(self, keep: Container[str]) -> None:
+        """Removes the batches that no checkpoint needs any more."""
+        for path in self.batches.glob("*.safetensors"):
+            if path.stem not in keep:
+                path.unlink(missing_ok=True)
+
+    def _batch(self, digest: str) -> Path:
+        return self.batches / f"{digest}.safetensors"
 
     def read_traces(self, path: Path) -> list[TraceRecord]:
         return [TraceRecord(**row) for row in _read_lines(path)]
@@ -291,14 +361,19 @@ class RunDirectory:
         yield partial
         partial.rename(final)
 
+    def remove_checkpoint(self, path: str) -> None:
+        """`path` is relative to the run's directory."""
+        shutil.rmtree(self.path / path, ignore_errors=True)
+
 
 @contextmanager
-def atomic_writer(path: Path) -> Iterator[IO[str]]:
-    """A text file that appears under its name whole, or not at all."""
+def atomic_writer(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
+    """A file, text or bytes, that appears under its name whole, or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A lone surrogate, which text out of JSON may hold, becomes the escape JSON has for it.
+    encoding, errors = ("utf-8", "backslashreplace") if mode == "w" else (None, None)
     try:
-        # A lone surrogate, which text out of JSON may hold, becomes the escape JSON has for it.
-        with temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        with temporary.open(mode, encoding=encoding, errors=errors) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -315,6 +390,22 @@ def all_runs(runs_dir: Path) -> list[RunDirectory]:
 
 def latest_run(runs_dir: Path) -> RunDirectory | None:
     return next(reversed(all_runs(runs_dir)), None)
+
+
+def run_to_resume(config: RunConfig, run_id: str) -> str:
+    """The id of the run that is meant; "" means the one begun last.
+
+    Raises:
+        ConfigurationError: there is none, or it has finished.
+    """
+    runs_dir = config.run.dir
+    run = RunDirectory(runs_dir / run_id) if run_id else latest_run(runs_dir)
+    if run is None or not run.is_begun:
+        raise ConfigurationError(
+            f"--resume: {runs_dir} holds no run{f' {run_id}' if run_id else ''}: see gavel status, "
+            "or set run.dir"
+        )
+    return RunDirectory.open(runs_dir, run.run_id).run_id
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

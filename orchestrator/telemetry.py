@@ -95,6 +95,7 @@ class Telemetry:
         samples: int = 3,
         samples_every_steps: int = 10,
         progress: ProgressMode = "auto",
+        steps_done: int = 0,
         console: RunConsole | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -105,9 +106,9 @@ class Telemetry:
         self._console = console or RunConsole(progress)
         self._wall_clock = wall_clock
         self._timer = StepTimer(clock)
-        self._board = TensorBoard(run) if tensorboard else None
+        self._board = TensorBoard(run, steps_done) if tensorboard else None
         self._phase = StepRow("", 0, None, 0, 0.0, {})  # the current phase, to be filled in
-        self._steps = 0  # of all phases together
+        self._steps = steps_done  # of all phases together
 
     def __enter__(self) -> Self:
         return self
@@ -191,10 +192,15 @@ class Telemetry:
 class TensorBoard:
     """Scalars in TensorBoard's own files, by its own writer: torch is not needed."""
 
-    def __init__(self, run: RunDirectory) -> None:
+    def __init__(self, run: RunDirectory, steps_done: int = 0) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self._writer = EventFileWriter(str(run.tensorboard), flush_secs=10)
+        if steps_done:  # readers forget what a driver that died wrote of later steps
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+
+            start = SessionLog(status=SessionLog.START)
+            self._writer.add_event(Event(step=steps_done + 1, session_log=start))
 
     def add(self, scalars: Mapping[str, float], step: int, at_s: float) -> None:
         # Generated modules, whose names a type checker cannot see.

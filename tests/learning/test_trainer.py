@@ -4,14 +4,13 @@ import json
 
 import pytest
 import torch
-from trainer_ranks import PROCESSES, Case, run
+from trainer_ranks import BASE, PROCESSES, Case, run
 
 from actors.environment import learner_environment
 from learning.settings import LearnerSettings
 
 pytestmark = pytest.mark.integration
 
-BASE = Case(world=1, zero_stage=0)
 FP32 = [
     Case(world=1, zero_stage=0, packing=False),
     Case(world=1, zero_stage=1, micro_batch_tokens=100),
@@ -98,6 +97,22 @@ def test_a_phase_begins_like_a_new_trainer_from_its_checkpoint(outcomes, case):
     moved, kept = tensors(outcomes, case, "moved"), tensors(outcomes, case, "kept")
     assert any(not torch.equal(tensor, kept[name]) for name, tensor in moved.items())
     assert_same_tensors(moved, tensors(outcomes, case, "witnessed"))
+
+
+@for_each(CASES)
+def test_a_resumed_trainer_takes_the_next_step_bit_for_bit(outcomes, case):
+    assert metrics(outcomes, case, "resumed") == metrics(outcomes, case, "distilled")[-1:]
+    resumed, kept = tensors(outcomes, case, "resumed"), tensors(outcomes, case, "kept")
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in resumed.items())
+
+
+@for_each(FP32)
+def test_a_trainer_resumes_what_other_ranks_in_another_stage_wrote(outcomes, case):
+    (step,), expected = metrics(outcomes, case, "elsewhere"), metrics(outcomes, BASE, "distilled")
+    assert step == pytest.approx(expected[-1], rel=1e-5, abs=1e-7)
+    assert_same_tensors(
+        tensors(outcomes, case, "resumed-elsewhere"), tensors(outcomes, BASE, "kept")
+    )
 
 
 @for_each([BASE, *BF16, *UNTIED, FP32[-1]])

@@ -6,6 +6,7 @@ one after another, since starting a process costs more than all of them together
 
 import json
 import os
+import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -36,6 +37,9 @@ class Case:
         return "-".join(str(value) for value in vars(self).values())
 
 
+BASE = Case(world=1, zero_stage=0)
+
+
 def run(process: int, cases: list[Case], models: dict[bool, str], folder: Path) -> None:
     """One process: joins its world and runs that world's cases."""
     world, rank = (1, 0) if process == 0 else (2, process - 1)
@@ -43,7 +47,7 @@ def run(process: int, cases: list[Case], models: dict[bool, str], folder: Path) 
     _join(world, rank, folder)
     for case in cases:
         if case.world == world:
-            outcome = _run_case(case, rank, models[case.tied], folder / case.name)
+            outcome = _run_case(case, rank, models[case.tied], folder)
             if rank == 0:
                 (folder / f"{case.name}.json").write_text(json.dumps(outcome))
 
@@ -61,13 +65,20 @@ def _join(world: int, rank: int, folder: Path) -> None:
     deepspeed.init_distributed(dist_backend="gloo", verbose=False)
 
 
-def _run_case(case: Case, rank: int, model: str, folder: Path) -> dict:
-    """Two phases; the second one also from the first one's checkpoint, as a witness."""
+def _run_case(case: Case, rank: int, model: str, cases: Path) -> dict:
+    """Two phases; the second one also from the first one's checkpoint, as a witness.
+
+    The last step of the first phase also by a trainer that resumes from a checkpoint before it, and
+    by one that resumes from that of the base case, with its ranks and stage.
+    """
+    folder = cases / case.name
     trainer = _trainer(case, model)
     windows = [_window(case, rank, SAMPLES[:24]), _window(case, rank, SAMPLES[24:])]
     lonely = _window(case, rank, SAMPLES[:1])  # the second rank of two has nothing to do
     trainer.begin_distill(OPTIMIZER, total_steps=3)
-    distilled = [trainer.distill_step(window) for window in (*windows, lonely)]
+    distilled = [trainer.distill_step(window) for window in windows]
+    trainer.save(folder / "midway")
+    distilled.append(trainer.distill_step(lonely))
     trainer.save(folder / "checkpoint")
     kept = _parameters(trainer)
     reinforced = _reinforce(trainer, windows, model)
@@ -75,11 +86,33 @@ def _run_case(case: Case, rank: int, model: str, folder: Path) -> dict:
     witness = _trainer(case, str(folder / "checkpoint"))
     repeated = _reinforce(witness, windows, model)
     witnessed = _parameters(witness)
+    resumed, again = _resume(case, folder / "midway", lonely)
+    outcome = {"distilled": distilled, "reinforced": reinforced, "repeated": repeated}
+    states = {"kept": kept, "moved": moved, "witnessed": witnessed, "resumed": again}
+    if case.dtype == "fp32" and case.tied:
+        other, states["resumed-elsewhere"] = _resume(case, _written(cases / BASE.name), lonely)
+        outcome["elsewhere"] = [other]
     if rank == 0:
-        _write_tensors(folder / "kept.safetensors", kept)
-        _write_tensors(folder / "moved.safetensors", moved)
-        _write_tensors(folder / "witnessed.safetensors", witnessed)
-    return {"distilled": distilled, "reinforced": reinforced, "repeated": repeated}
+        for name, tensors in states.items():
+            _write_tensors(folder / f"{name}.safetensors", tensors)
+    return outcome | {"resumed": [resumed]}
+
+
+def _resume(case: Case, checkpoint: Path, window):
+    """The metrics of one more step, and the weights after it."""
+    trainer = _trainer(case, str(checkpoint))
+    trainer.begin_distill(OPTIMIZER, total_steps=3)
+    trainer.resume(checkpoint)
+    return trainer.distill_step(window), _parameters(trainer)
+
+
+def _written(base: Path) -> Path:
+    """The base case's checkpoint, once the other world has written it."""
+    deadline = time.monotonic() + 120
+    while not (base / "checkpoint").exists():  # the one after it
+        assert time.monotonic() < deadline, f"{base} holds no checkpoint after 120 s"
+        time.sleep(0.1)
+    return base / "midway"
 
 
 def _trainer(case: Case, model: str):

@@ -13,6 +13,7 @@ from orchestrator.config_loading import (
     known_keys,
     load_config,
     merge,
+    new_run_id,
     with_run_id,
 )
 
@@ -250,12 +251,10 @@ def test_the_context_is_the_longest_prompt_and_completion(small):
     assert load_config(small, ["model.context_tokens=500"]).context_tokens == 500
 
 
-def test_a_run_id_is_made_from_name_and_time_unless_it_is_given(small):
+def test_a_run_id_is_made_from_name_and_time(small):
     now = datetime(2026, 1, 2, 3, 4, 5)
-    config = load_config(small)
-    assert with_run_id(config, "my recipe", now).run.id == "my-recipe-20260102-030405"
-    named = load_config(small, ["run.id=mine"])
-    assert with_run_id(named, "my recipe", now) == named
+    assert new_run_id("my recipe", now) == "my-recipe-20260102-030405"
+    assert with_run_id(load_config(small), "mine") == load_config(small, ["run.id=mine"])
 
 
 # ---- files ---------------------------------------------------------------------------------------

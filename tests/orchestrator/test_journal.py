@@ -51,7 +51,7 @@ def everything(client) -> dict[str, bytes]:
 
 def test_snapshot_follows_the_run(journal):
     assert journal.commit_step(step_commit(1))
-    journal.record_checkpoint("checkpoints/step-000001", 1)
+    journal.record_checkpoint("checkpoints/step-000001", 1, phase=0, phase_step=1)
     journal.record_evaluation(evaluation("base", 0, 0.5))
     journal.record_evaluation(evaluation("distill", 1, 0.7, flip_rate=None))
     snapshot = journal.snapshot()
@@ -141,7 +141,7 @@ def test_commit_that_fails_half_way_can_be_repeated(journal, client):
 
 def test_every_key_has_the_runs_hash_tag(journal, client):
     journal.commit_step(step_commit(1))
-    journal.record_checkpoint("checkpoints/step-000001", 1)
+    journal.record_checkpoint("checkpoints/step-000001", 1, phase=0, phase_step=1)
     journal.record_evaluation(evaluation("base", 0, 0.5))
     keys = client.keys()
     assert len(keys) == 6

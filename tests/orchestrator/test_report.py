@@ -12,7 +12,7 @@ from orchestrator.rundir import RunDirectory, StepRow, Summary
 
 @pytest.fixture
 def run(tmp_path):
-    run = RunDirectory.create(tmp_path, "run-1")
+    run = RunDirectory.open(tmp_path, "run-1")
     run.write_config("model: tiny # <b>\n")
     return run
 

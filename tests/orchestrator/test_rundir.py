@@ -1,11 +1,14 @@
+import hashlib
 import json
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from run_samples import evaluation, trace_record
 
-from judging.errors import ConfigurationError
+from judging.errors import ConfigurationError, DataError
 from judging.records import (
     FinishReason,
     Judgment,
@@ -17,6 +20,7 @@ from judging.records import (
     Trace,
     Verdict,
 )
+from orchestrator.config_loading import load_config
 from orchestrator.rundir import (
     RunDirectory,
     StepRow,
@@ -24,13 +28,16 @@ from orchestrator.rundir import (
     TraceRecord,
     atomic_writer,
     latest_run,
+    run_to_resume,
 )
 from rewards.protocol import RewardResult
+
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDirectory.create(tmp_path / "runs", "run-1")
+    return RunDirectory.open(tmp_path / "runs", "run-1")
 
 
 def summary(*evaluations) -> Summary:
@@ -67,20 +74,66 @@ def test_finished_run_is_not_written_over(run, tmp_path):
     run.write_config("seed: 7\n")
     run.write_summary(summary())
     with pytest.raises(ConfigurationError, match="a finished run: choose another run id"):
-        RunDirectory.create(tmp_path / "runs", "run-1")
+        RunDirectory.open(tmp_path / "runs", "run-1")
 
 
-def test_run_that_was_begun_is_not_mixed_with_another(run, tmp_path):
-    assert RunDirectory.create(tmp_path / "runs", "run-1") == run  # nothing was written yet
+@pytest.mark.parametrize("status", [None, "stopped", "failed"])
+def test_run_that_did_not_finish_is_opened_again(run, tmp_path, status):
+    assert not run.is_begun
     run.write_config("seed: 7\n")
-    with pytest.raises(ConfigurationError, match="did not finish"):
-        RunDirectory.create(tmp_path / "runs", "run-1")
+    if status:
+        run.write_summary(replace(summary(), status=status))
+    again = RunDirectory.open(tmp_path / "runs", "run-1")
+    assert again == run
+    assert again.is_begun
+    assert again.read_config() == {"seed": 7}
+
+
+def test_which_run_is_to_be_resumed(run, tmp_path):
+    config = load_config(QUICKSTART, [f"run.dir={tmp_path / 'runs'}"])
+    for run_id in ("", "run-1", "run-2"):
+        with pytest.raises(ConfigurationError, match=f"holds no run ?{run_id}: see gavel status"):
+            run_to_resume(config, run_id)
+    run.write_config("seed: 7\n")
+    assert run_to_resume(config, "") == run_to_resume(config, "run-1") == "run-1"
+    run.write_summary(summary())
+    with pytest.raises(ConfigurationError, match="already holds a finished run"):
+        run_to_resume(config, "")
+
+
+def test_a_batch_is_named_by_its_content_and_a_damaged_one_is_refused(run):
+    digest = run.write_batch(b"content")
+    assert digest == run.write_batch(b"content") == hashlib.sha256(b"content").hexdigest()
+    assert run.read_batch(digest) == b"content"
+    other = run.write_batch(b"other")
+    run.drop_batches({other})
+    with pytest.raises(DataError, match="is missing"):
+        run.read_batch(digest)
+    (run.batches / f"{other}.safetensors").write_bytes(b"othar")
+    with pytest.raises(DataError, match="is damaged"):
+        run.read_batch(other)
+
+
+def step_row(step: int) -> StepRow:
+    return StepRow("distill", 0, 9, step, 1000.0 + step, {"loss": 1.0 / step})
+
+
+def test_metrics_tell_of_committed_steps_alone(run):
+    for step in (1, 2, 3):
+        run.append_step(step_row(step))
+    run.append_evaluation(evaluation("distill", 3, 0.7), 1.0)
+    with run.metrics.open("a") as file:
+        file.write('{"phase": "reinforce", "phase_i')  # a driver died here
+    run.keep_steps({(0, step): step_row(step) for step in (1, 2, 4)})
+    steps, evaluations = run.read_measurements()
+    assert [row.step for row in steps] == [1, 2, 4]
+    assert len(evaluations) == 1
 
 
 @pytest.mark.parametrize("run_id", ["", "..", "a/b", "/tmp/a", ".hidden", "a{b}", "a b", "a\n"])
 def test_run_id_is_a_plain_name(run_id, tmp_path):
     with pytest.raises(ConfigurationError, match="run id"):
-        RunDirectory.create(tmp_path, run_id)
+        RunDirectory.open(tmp_path, run_id)
 
 
 def test_file_appears_whole_or_not_at_all(tmp_path):
@@ -170,7 +223,7 @@ def test_checkpoint_appears_when_it_is_whole(run):
 def test_latest_run_is_the_one_begun_last(tmp_path):
     assert latest_run(tmp_path / "none") is None
     for age_s, run_id in ((20, "b"), (10, "a"), (30, "c")):
-        run = RunDirectory.create(tmp_path, run_id)
+        run = RunDirectory.open(tmp_path, run_id)
         run.write_config("")
         os.utime(run.config, (1e9 - age_s, 1e9 - age_s))
     (tmp_path / "no-run").mkdir()

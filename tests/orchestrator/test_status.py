@@ -21,7 +21,7 @@ def runs(tmp_path):
 
 
 def begin(runs: Path, run_id: str) -> RunDirectory:
-    run = RunDirectory.create(runs, run_id)
+    run = RunDirectory.open(runs, run_id)
     run.write_config("seed: 7\n")
     return run
 

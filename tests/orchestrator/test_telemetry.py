@@ -31,7 +31,7 @@ def clock():
 
 @pytest.fixture
 def run(tmp_path):
-    return RunDirectory.create(tmp_path, "run-1")
+    return RunDirectory.open(tmp_path, "run-1")
 
 
 def telemetry(run, clock, *, progress: ProgressMode = "lines", terminal=False, **settings):

@@ -1,0 +1,223 @@
+"""Taking a run up again: where it stands by its journal, and how its parts get there.
+
+What is committed is never generated again: the learners start from the newest checkpoint and take
+the steps after it once more, from the batches on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from judging.errors import ConfigurationError, InfrastructureError
+from learning.batches import load_batches
+from orchestrator.journal import Checkpoint, RunJournal, StepCommit
+from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory, StepRow
+
+if TYPE_CHECKING:
+    from orchestrator.config import RunConfig
+    from orchestrator.phases import Run
+
+# What may be another at resumption, since it changes where and how fast, but not what is computed.
+MAY_CHANGE = (
+    "rollout.workers",
+    "rollout.tensor_parallel",
+    "rollout.max_concurrent_sequences",
+    "rollout.max_batched_tokens",
+    "rollout.kv_cache_gib",
+    "rollout.gpu_memory_utilization",
+    "rollout.cpu_threads",
+    "rollout.enforce_eager",
+    "verifier.",
+    "learner.ranks",
+    "learner.zero_stage",
+    "learner.micro_batch_tokens",
+    "learner.gradient_checkpointing",
+    "learner.offload_optimizer",
+    "learner.cpu_threads",
+    "publication.",
+    "deadlines.",
+    "store.",
+    "checkpoint.",
+    "output.",
+    "run.dir",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a run goes on; a new one at the beginning."""
+
+    phase: int = 0  # the first that has not ended; the number of phases if all have
+    committed: tuple[StepCommit, ...] = ()  # steps of that phase
+    checkpoint: Checkpoint | None = None  # the newest one of that phase
+    before: Checkpoint | None = None  # the newest one of the phases before
+    weight_version: int = 0
+    steps: int = 0  # training steps of the phases before
+    trained: EvaluatedPhase = "base"
+
+    @property
+    def weights(self) -> str | None:
+        """The checkpoint to start the learners from, relative to the run; None: the run's model."""
+        newest = self.checkpoint or self.before
+        return newest.path if newest else None
+
+    @property
+    def step(self) -> int:
+        return self.committed[-1].step if self.committed else 0
+
+    @property
+    def replay(self) -> tuple[StepCommit, ...]:
+        """The committed steps that the checkpoint does not hold."""
+        after = self.checkpoint.phase_step if self.checkpoint else 0
+        return tuple(commit for commit in self.committed if commit.step > after)
+
+
+def find_position(journal: RunJournal, kinds: Sequence[str]) -> Position:
+    """By the journal; `kinds` are those of the run's phases.
+
+    Raises:
+        InfrastructureError: the journal is not whole.
+    """
+    ended = journal.ended_phases()
+    phase = next((index for index in range(len(kinds)) if index not in ended), len(kinds))
+    committed = journal.commits(phase)
+    if [commit.step for commit in committed] != list(range(1, len(committed) + 1)):
+        raise InfrastructureError(f"the journal lacks steps of phase {phase}: it cannot be resumed")
+    checkpoints = journal.checkpoints()
+    trained = [kind for kind in kinds[:phase] if kind != "evaluate"]
+    return Position(
+        phase=phase,
+        committed=committed,
+        checkpoint=_newest(checkpoints, lambda of: of == phase),
+        before=_newest(checkpoints, lambda of: of < phase),
+        weight_version=journal.weight_version(),
+        steps=sum(len(journal.commits(index)) for index in range(phase)),
+        trained=trained[-1] if trained else "base",  # type: ignore[arg-type]
+    )
+
+
+def _newest(checkpoints: Sequence[Checkpoint], is_wanted: Any) -> Checkpoint | None:
+    wanted = [checkpoint for checkpoint in checkpoints if is_wanted(checkpoint.phase)]
+    return max(wanted, key=lambda checkpoint: checkpoint.steps, default=None)
+
+
+async def take_up(run: Run, index: int) -> int:
+    """Brings a phase that has just begun to where the run stands; the steps that are done.
+
+    Raises:
+        DataError: a checkpoint or batch is missing or damaged.
+    """
+    position = run.position
+    if position.phase != index or not position.committed:
+        return 0
+    if position.checkpoint:
+        await run.learners.resume(run.directory.path / position.checkpoint.path)
+    if position.replay:
+        run.telemetry.say(
+            f"replaying {len(position.replay)} committed steps from their batches, "
+            f"{position.replay[0].step} to {position.step}"
+        )
+    for commit in position.replay:
+        assert commit.batch_hash is not None
+        batches = load_batches(run.directory.read_batch(commit.batch_hash))
+        if commit.kind == "distill":
+            await run.learners.distill_step(batches[0])
+        else:
+            await run.learners.policy_step(batches)
+    run.steps += position.step
+    await bring_engines_up(run)
+    return position.step
+
+
+def drawn_units(run: Run, index: int) -> int:
+    """Units of prompts that the committed steps of a phase took, those they dropped included."""
+    committed = run.position.committed if run.position.phase == index else ()
+    groups = sum(step.metrics["groups"] + step.metrics["dropped_groups"] for step in committed)
+    return int(groups) // (2 if run.config.reward.order == "both" else 1)
+
+
+async def go_to(run: Run) -> None:
+    """The run's counts and engines to where it is taken up; nothing for a new run."""
+    position = run.position
+    run.steps, run.trained = position.steps, position.trained
+    if position.before:
+        run.checkpoint = str(run.directory.path / position.before.path)
+    if position.phase or position.step:
+        run.telemetry.say(
+            f"taking the run up in phase {position.phase + 1}, after step {position.step}"
+        )
+    await bring_engines_up(run)
+
+
+async def bring_engines_up(run: Run) -> None:
+    """The engines to the learners' weights, under the version that these had."""
+    if run.position.weight_version:
+        run.publisher.version = run.position.weight_version - 1
+        await run.publisher.publish()
+
+
+def evaluated(journal: RunJournal, config: RunConfig) -> list[Evaluation]:
+    """The evaluations of the phases that have ended."""
+    ended = journal.ended_phases()
+    done = sum(p.kind == "evaluate" for i, p in enumerate(config.phases) if i in ended)
+    return [Evaluation.of_row(row) for row in journal.evaluations()[:done]]
+
+
+def drop_old(directory: RunDirectory, journal: RunJournal, phase: int, *, keep: int) -> None:
+    """Keeps the last `keep` checkpoints of a phase, those at the ends of others, and the batches
+    that would be replayed from the oldest that is kept.
+
+    The last checkpoint of a phase before may be the reference of a later one.
+    """
+    of_phase = [each for each in journal.checkpoints() if each.phase == phase]
+    for checkpoint in of_phase[:-keep]:
+        journal.forget_checkpoint(checkpoint.path)
+        directory.remove_checkpoint(checkpoint.path)
+    oldest = of_phase[-keep:][0].phase_step
+    later = [commit for commit in journal.commits(phase) if commit.step > oldest]
+    directory.drop_batches({str(commit.batch_hash) for commit in later})
+
+
+def tell_what_stands(directory: RunDirectory, journal: RunJournal, kinds: Sequence[str]) -> None:
+    """Makes the run's files tell of what is committed, and of nothing else."""
+    rows = {
+        (commit.phase, commit.step): StepRow(
+            phase=commit.kind,
+            phase_index=commit.phase,
+            total_steps=journal.total_steps(commit.phase),
+            step=commit.step,
+            at_s=commit.committed_at_s,
+            metrics=commit.metrics,
+        )
+        for index in range(len(kinds))
+        for commit in journal.commits(index)
+    }
+    directory.keep_steps(rows)
+
+
+def check_unchanged(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises ConfigurationError, with each difference, for keys that would change the past."""
+    before, after = _flat(then), _flat(now)
+    changed = [
+        f"  {key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        raise ConfigurationError(
+            "the run was begun with another configuration, and these keys would change what is "
+            "already done:\n" + "\n".join(changed) + "\nset them back, or choose another run id"
+        )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(tree, list) and any(isinstance(entry, dict | list) for entry in tree):
+        tree = {str(number): entry for number, entry in enumerate(tree)}
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return flat

@@ -1,0 +1,144 @@
+"""Where a run goes on, by a journal in a real Redis; and what may not change meanwhile."""
+
+from pathlib import Path
+
+import pytest
+from run_samples import evaluation, step_commit
+
+from judging.errors import ConfigurationError, InfrastructureError
+from orchestrator.config_loading import config_tree, load_config
+from orchestrator.journal import RunJournal
+from orchestrator.resume import Position, check_unchanged, evaluated, find_position
+from orchestrator.store import open_store
+
+KINDS = ["evaluate", "distill", "evaluate", "reinforce", "evaluate"]
+QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with open_store(None, tmp_path_factory.mktemp("run")) as store:
+        yield store.client
+
+
+@pytest.fixture
+def journal(server):
+    server.flushall()
+    journal = RunJournal(server, "run-1")
+    journal.begin_run("model: tiny\n", {}, 7)
+    return journal
+
+
+def distil(journal, *steps):
+    journal.begin_phase(1, "distill", 3)
+    for step in steps:
+        journal.commit_step(step_commit(step, 1, weight_version=0))
+
+
+def checkpoint(journal, steps, phase, phase_step):
+    journal.record_checkpoint(f"checkpoints/{steps}", steps, phase=phase, phase_step=phase_step)
+
+
+def end_distillation(journal):
+    journal.end_phase(0, 0)
+    distil(journal, 1, 2, 3)
+    checkpoint(journal, 3, 1, 3)
+    journal.end_phase(1, 1)
+
+
+def test_a_run_that_committed_nothing_begins_at_the_beginning(journal):
+    assert find_position(journal, KINDS) == Position()
+    assert find_position(journal, KINDS).weights is None
+
+
+def test_without_a_checkpoint_all_steps_are_replayed(journal):
+    journal.end_phase(0, 0)
+    distil(journal, 1, 2)
+    position = find_position(journal, KINDS)
+    assert (position.phase, position.step, position.weights) == (1, 2, None)
+    assert [commit.step for commit in position.replay] == [1, 2]
+    assert (position.steps, position.trained, position.weight_version) == (0, "base", 0)
+
+
+def test_with_one_those_after_it(journal):
+    journal.end_phase(0, 0)
+    distil(journal, 1, 2, 3)
+    checkpoint(journal, 2, 1, 2)
+    position = find_position(journal, KINDS)
+    assert (position.step, position.weights) == (3, "checkpoints/2")
+    assert [commit.step for commit in position.replay] == [3]
+
+
+def test_a_phase_that_has_ended_is_not_entered_again(journal):
+    end_distillation(journal)
+    position = find_position(journal, KINDS)
+    assert (position.phase, position.step, position.replay) == (2, 0, ())
+    assert (position.weights, position.weight_version) == ("checkpoints/3", 1)
+    assert (position.steps, position.trained) == (3, "distill")
+
+
+def test_a_later_phase_has_the_weights_before_it_as_its_reference(journal):
+    end_distillation(journal)
+    journal.end_phase(2, 1)
+    for step in (1, 2, 3):
+        journal.commit_step(step_commit(step, 3, kind="reinforce", weight_version=1 + step))
+    checkpoint(journal, 5, 3, 2)
+    position = find_position(journal, KINDS)
+    assert (position.phase, position.step, position.weight_version) == (3, 3, 4)
+    assert [commit.step for commit in position.replay] == [3]
+    assert position.before is not None
+    assert (position.weights, position.before.path) == ("checkpoints/5", "checkpoints/3")
+
+
+def test_a_run_whose_phases_have_all_ended_is_at_its_end(journal):
+    for index in range(len(KINDS)):
+        journal.end_phase(index, index)
+    assert find_position(journal, KINDS).phase == len(KINDS)
+
+
+def test_a_journal_with_a_hole_is_refused(journal):
+    journal.end_phase(0, 0)
+    distil(journal, 1, 3)
+    with pytest.raises(InfrastructureError, match="lacks steps of phase 1"):
+        find_position(journal, KINDS)
+
+
+def test_evaluations_of_phases_that_ended_are_kept(journal):
+    config = load_config(QUICKSTART)
+    base, distilled = evaluation("base", 0, 0.5), evaluation("distill", 3, 0.7, flip_rate=None)
+    journal.record_evaluation(base)
+    journal.end_phase(0, 0)
+    journal.record_evaluation(distilled)
+    assert evaluated(journal, config) == [base]  # the other one is made again
+    journal.end_phase(2, 1)
+    assert evaluated(journal, config) == [base, distilled]
+
+
+def test_a_run_that_is_resumed_runs_again(journal):
+    journal.finish("stopped")
+    assert journal.snapshot().status == "stopped"
+    journal.resume_run("model: tiny\n", {"ray": "2"})
+    assert (journal.snapshot().status, journal.snapshot().finished_at_s) == ("running", None)
+    assert journal.finish("done")
+    assert journal.snapshot().status == "done"
+
+
+def test_what_changes_only_where_and_how_fast_may_change():
+    then = config_tree(load_config(QUICKSTART))
+    now = load_config(
+        QUICKSTART,
+        ["rollout.workers=1", "learner.ranks=1", "output.samples=0", "deadlines.train_s=9"],
+    )
+    check_unchanged(then, config_tree(now))
+
+
+def test_what_would_change_the_past_is_refused_with_each_difference():
+    then = config_tree(load_config(QUICKSTART))
+    changes = ["reinforce.group_size=8", "data.generate.seed=5", "phases=[distill]"]
+    with pytest.raises(ConfigurationError) as refused:
+        check_unchanged(then, config_tree(load_config(QUICKSTART, changes)))
+    message = str(refused.value)
+    assert "reinforce.group_size: 4 -> 8" in message
+    assert "data.generate.seed: 0 -> 5" in message
+    assert "phases.1.distill.epochs: 12.0 -> None" in message
+    assert "set them back, or choose another run id" in message

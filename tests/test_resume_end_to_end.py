@@ -1,0 +1,159 @@
+"""A run whose driver is killed goes on from what it committed, and computes what it would have."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from actors.environment import learner_environment
+from learning.settings import LearnerSettings
+from orchestrator.journal import RunJournal
+from orchestrator.store import open_store
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+SHORT = [
+    "run.id=killed",
+    "phases=[distill, evaluate, reinforce, evaluate]",
+    "data.generate.heldout_pairs=16",
+    "data.generate.reinforce_pairs=600",
+    "distill.max_steps=12",
+    "reinforce.max_steps=5",
+    "reinforce.prompts_per_step=8",
+    "reinforce.mini_batch_prompts=4",
+    "learner.ranks=1",
+    "checkpoint.every_steps=2",
+    "checkpoint.keep=100",
+    "output.samples=0",
+]
+
+
+def command(runs: Path, *more: str) -> list[str]:
+    arguments = ["run", "configs/quickstart.yaml", f"run.dir={runs}", *SHORT, *more]
+    return [sys.executable, "-m", "orchestrator", *arguments]
+
+
+def kill_when(arguments: list[str], is_reached, what: str) -> str:
+    """Ends the driver by SIGKILL as soon as the run is where it should die; what it printed.
+
+    Nothing that it started may live on, but for two agents of Ray, which spend another minute on
+    telling the cluster of its end.
+    """
+    process = subprocess.Popen(
+        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    deadline = time.monotonic() + 300
+    while not is_reached():
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        assert time.monotonic() < deadline, f"{what}: not within 300 s"
+        time.sleep(0.05)
+    family = psutil.Process(process.pid).children(recursive=True)
+    family = [child for child in family if not is_agent(child)]
+    process.send_signal(signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive, f"{what}: {alive}"
+    return process.communicate(timeout=60)[0]
+
+
+def is_agent(process: psutil.Process) -> bool:
+    names = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "/agent.py", "/agent/main.py")
+    try:
+        command = " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
+    return any(name in command for name in names)
+
+
+def steps(run: Path, phase: str) -> list[dict]:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if row["phase"] == phase and "phase_index" in row]
+
+
+@pytest.fixture(scope="module")
+def killed_twice(tmp_path_factory) -> tuple[Path, list[str]]:
+    """The run's directory, and what its three drivers printed."""
+    runs = tmp_path_factory.mktemp("runs")
+    run = runs / "killed"
+    said = [
+        kill_when(command(runs), lambda: len(steps(run, "distill")) >= 5, "5 distillation steps"),
+        kill_when(command(runs), lambda: len(steps(run, "reinforce")) >= 3, "3 policy steps"),
+    ]
+    refused = subprocess.run(
+        command(runs, "reinforce.group_size=8"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "reinforce.group_size: 4 -> 8" in refused.stderr
+    last = [*command(runs, "rollout.workers=1"), "--resume", "killed"]
+    done = subprocess.run(last, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+    return run, [*said, done.stdout]
+
+
+def test_each_step_is_there_once_and_the_run_is_done(killed_twice):
+    run, said = killed_twice
+    assert [row["step"] for row in steps(run, "distill")] == list(range(1, 13))
+    assert [row["step"] for row in steps(run, "reinforce")] == list(range(1, 6))
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["status"] == "done"
+    assert [e["phase"] for e in summary["evaluations"]] == ["distill", "reinforce"]
+    assert "taking the run up" not in said[0]
+    assert "taking the run up in phase 1, after step" in said[1]
+    assert "taking the run up in phase 3, after step" in said[2]
+    assert any("replaying" in text for text in said[1:])
+
+
+def test_no_pair_is_trained_on_twice_in_an_epoch_and_versions_go_on(killed_twice):
+    run, _ = killed_twice
+    with open_store(None, run) as store:
+        journal = RunJournal(store.client, "killed")
+        distilled, reinforced = journal.commits(0), journal.commits(2)
+    uids = Counter(uid for commit in reinforced for uid in commit.consumed)
+    assert sum(uids.values()) == len(uids) == 5 * 8
+    assert len({uid for commit in distilled for uid in commit.consumed}) == 12 * 64
+    assert [commit.weight_version for commit in reinforced] == [2, 3, 4, 5, 6]
+    kept = [
+        c.step for c in reinforced if (run / "batches" / f"{c.batch_hash}.safetensors").exists()
+    ]
+    assert kept == [3, 4, 5]  # those after the oldest checkpoint of the phase
+
+
+def test_replaying_committed_batches_gives_the_weights_that_the_run_had(killed_twice):
+    """Bit for bit, from the checkpoint after policy step 2 to the one after step 4."""
+    run, _ = killed_twice
+    with open_store(None, run) as store:
+        journal = RunJournal(store.client, "killed")
+        commits = journal.commits(2)
+        by_step = {c.phase_step: c for c in journal.checkpoints() if c.phase == 2}
+        reference = max(c.path for c in journal.checkpoints() if c.phase == 0)
+    hashes = [str(commit.batch_hash) for commit in commits if commit.step in (3, 4)]
+    arguments = [run, by_step[2].path, reference, *hashes, by_step[4].path]
+    environment = os.environ | learner_environment(LearnerSettings())
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "replay.py", *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["tensors"] > 0
+    assert found["equal"] == found["tensors"]
