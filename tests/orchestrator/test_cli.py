@@ -1,8 +1,10 @@
 """The command line: dry runs of the shipped recipes, exit statuses, and what is imported."""
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -30,9 +32,10 @@ def gavel(*arguments, cwd=ROOT):
 
 
 def dry_run(*arguments):
-    done = gavel("run", *arguments, "--dry-run", "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        assert main(["run", *map(str, arguments), "--dry-run", "--json"]) == 0
+    return json.loads(printed.getvalue())
 
 
 @pytest.fixture
