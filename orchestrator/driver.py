@@ -18,7 +18,7 @@ from actors.learner_group import LearnerGroup
 from actors.publisher import WeightPublisher
 from actors.rollout import EngineSpec
 from actors.verifier_pool import VerifierPool
-from judging.errors import Stop
+from judging.errors import GavelError, Stop
 from learning.settings import ModelSpec
 from orchestrator.cluster import ray_cluster
 from orchestrator.config import RunConfig
@@ -80,6 +80,9 @@ def run(config: RunConfig) -> int:
                 )
                 asyncio.run(drive)
             status = "done"
+        except asyncio.CancelledError:  # of a second signal, while the actors were ended
+            status = "stopped"
+            raise Stop("stopped at once; what was committed is kept") from None
         except Stop:
             status = "stopped"
             raise
@@ -131,6 +134,7 @@ async def _drive(
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, driving.cancel)
+    loop.set_exception_handler(_without_cancellations)
     learners, fleet = _actors(config, material)
     panel = _panel(config)
     try:
@@ -163,7 +167,17 @@ async def _drive(
     except asyncio.CancelledError:
         raise Stop("stopped by a signal; what was committed is kept") from None
     finally:
-        await asyncio.gather(fleet.stop(), panel.stop())
+        # What goes wrong here, as when a signal ended the actors too, does not change the outcome.
+        endings = await asyncio.gather(fleet.stop(), panel.stop(), return_exceptions=True)
+        for error in endings:
+            if isinstance(error, GavelError):
+                telemetry.say(f"while ending the actors: {error}")
+
+
+def _without_cancellations(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A second signal cancels waits that nobody looks at any more: no matter for a traceback."""
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(context)
 
 
 def _actors(config: RunConfig, material: Material) -> tuple[LearnerGroup, RolloutFleet]:
