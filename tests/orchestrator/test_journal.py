@@ -11,7 +11,6 @@ from run_samples import evaluation, step_commit
 import orchestrator.journal
 from judging.errors import ConfigurationError, GavelError
 from orchestrator.journal import RunJournal
-from orchestrator.store import open_store
 
 
 class Clock:
@@ -23,18 +22,6 @@ class Clock:
     def __call__(self) -> float:
         self.now_s += 1
         return self.now_s
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with open_store(None, tmp_path_factory.mktemp("run")) as store:
-        yield store.client
-
-
-@pytest.fixture
-def client(server):
-    server.flushall()
-    return server
 
 
 @pytest.fixture

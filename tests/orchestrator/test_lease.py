@@ -8,19 +8,6 @@ from run_samples import evaluation, step_commit
 from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.journal import RunJournal
 from orchestrator.lease import Lease
-from orchestrator.store import open_store
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with open_store(None, tmp_path_factory.mktemp("run")) as store:
-        yield store.client
-
-
-@pytest.fixture
-def client(server):
-    server.flushall()
-    return server
 
 
 def quiet(text: str) -> None:

@@ -9,22 +9,14 @@ from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.config_loading import config_tree, load_config
 from orchestrator.journal import RunJournal
 from orchestrator.resume import Position, check_unchanged, evaluated, find_position
-from orchestrator.store import open_store
 
 KINDS = ["evaluate", "distill", "evaluate", "reinforce", "evaluate"]
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with open_store(None, tmp_path_factory.mktemp("run")) as store:
-        yield store.client
-
-
 @pytest.fixture
-def journal(server):
-    server.flushall()
-    journal = RunJournal(server, "run-1")
+def journal(client):
+    journal = RunJournal(client, "run-1")
     journal.begin_run("model: tiny\n", {}, 7)
     return journal
 
