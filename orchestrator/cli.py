@@ -141,7 +141,6 @@ def _run(options: argparse.Namespace) -> int:
     from orchestrator.facts import gather_facts
     from orchestrator.plan import make_plan
     from orchestrator.preflight import check_inputs, check_obstacles, check_store
-    from orchestrator.rundir import run_to_resume
 
     quiet = ["output.progress=quiet"] if options.json else []
     overrides, resumed = list(options.overrides), options.resume
@@ -149,6 +148,8 @@ def _run(options: argparse.Namespace) -> int:
         overrides, resumed = [*overrides, resumed], ""
     config = load_config(options.config, [*overrides, *quiet])
     if resumed is not None:
+        from orchestrator.resume import run_to_resume
+
         config = with_run_id(config, run_to_resume(config, resumed))
     facts = gather_facts(config)
     check_inputs(config, facts)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -64,7 +65,7 @@ def run(config: RunConfig) -> int:
         store = stack.enter_context(open_store(config.store.url, directory.path))
         directory.write_config(dump_config(config))
         lease = Lease(store.client, run_id, is_alone=config.store.url is None)
-        epoch = stack.enter_context(lease.hold(wait_s=TAKEOVER_S, say=print))
+        epoch = stack.enter_context(lease.hold(wait_s=TAKEOVER_S, say=_say_aside))
         journal = RunJournal(store.client, run_id, epoch=epoch)
         position = _begin(config, directory, journal)
         telemetry = stack.enter_context(_telemetry(config, directory, position))
@@ -105,6 +106,11 @@ def run(config: RunConfig) -> int:
         telemetry.final_table(evaluations)
         telemetry.say(f"run {run_id} done in {wall_s:.0f} s; see {directory.path}")
     return 0
+
+
+def _say_aside(text: str) -> None:
+    """Before there is a console; standard output may be for a program."""
+    print(text, file=sys.stderr)
 
 
 def _begin(config: RunConfig, directory: RunDirectory, journal: RunJournal) -> Position:

@@ -14,7 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from redis import Redis
 
@@ -79,7 +79,8 @@ class Lease:
         finally:
             done.set()
             thread.join(timeout=self._lease_s)
-            self._scripts["release"](keys=self._keys[:1], args=[self._holder])
+            with suppress(GavelError):  # the store is gone: the lease runs out by itself
+                self._scripts["release"](keys=self._keys[:1], args=[self._holder])
 
     def renew(self) -> bool:
         """Whether this driver still may write."""

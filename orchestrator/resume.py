@@ -6,14 +6,14 @@ the steps after it once more, from the batches on disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from judging.errors import ConfigurationError, InfrastructureError
 from learning.batches import load_batches
 from orchestrator.journal import Checkpoint, RunJournal, StepCommit
-from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory, StepRow
+from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory, StepRow, latest_run
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
@@ -43,6 +43,22 @@ MAY_CHANGE = (
     "output.",
     "run.dir",
 )
+
+
+def run_to_resume(config: RunConfig, run_id: str) -> str:
+    """The id of the run that is meant; "" means the one begun last.
+
+    Raises:
+        ConfigurationError: there is none, or it has finished.
+    """
+    runs_dir = config.run.dir
+    run = RunDirectory(runs_dir / run_id) if run_id else latest_run(runs_dir)
+    if run is None or not run.is_begun:
+        raise ConfigurationError(
+            f"--resume: {runs_dir} holds no run{f' {run_id}' if run_id else ''}: see gavel status, "
+            "or set run.dir"
+        )
+    return RunDirectory.open(runs_dir, run.run_id).run_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +110,14 @@ def find_position(journal: RunJournal, kinds: Sequence[str]) -> Position:
         before=_newest(checkpoints, lambda of: of < phase),
         weight_version=journal.weight_version(),
         steps=sum(len(journal.commits(index)) for index in range(phase)),
-        trained=trained[-1] if trained else "base",  # type: ignore[arg-type]
+        trained=cast("EvaluatedPhase", trained[-1]) if trained else "base",
     )
 
 
-def _newest(checkpoints: Sequence[Checkpoint], is_wanted: Any) -> Checkpoint | None:
+def _newest(
+    checkpoints: Sequence[Checkpoint], is_wanted: Callable[[int], bool]
+) -> Checkpoint | None:
+    """Of the phases with a wanted index."""
     wanted = [checkpoint for checkpoint in checkpoints if is_wanted(checkpoint.phase)]
     return max(wanted, key=lambda checkpoint: checkpoint.steps, default=None)
 
@@ -107,7 +126,8 @@ async def take_up(run: Run, index: int) -> int:
     """Brings a phase that has just begun to where the run stands; the steps that are done.
 
     Raises:
-        DataError: a checkpoint or batch is missing or damaged.
+        DataError: a batch is missing or damaged.
+        InfrastructureError: the checkpoint's trainer state is, or a step failed.
     """
     position = run.position
     if position.phase != index or not position.committed:

@@ -27,7 +27,6 @@ from rewards.protocol import Json, RewardResult
 
 if TYPE_CHECKING:
     from evaluation.metrics import EvaluationResult
-    from orchestrator.config import RunConfig
 
 EvaluatedPhase = Literal["base", "distill", "reinforce"]
 FinalStatus = Literal["done", "failed", "stopped"]
@@ -390,22 +389,6 @@ def all_runs(runs_dir: Path) -> list[RunDirectory]:
 
 def latest_run(runs_dir: Path) -> RunDirectory | None:
     return next(reversed(all_runs(runs_dir)), None)
-
-
-def run_to_resume(config: RunConfig, run_id: str) -> str:
-    """The id of the run that is meant; "" means the one begun last.
-
-    Raises:
-        ConfigurationError: there is none, or it has finished.
-    """
-    runs_dir = config.run.dir
-    run = RunDirectory(runs_dir / run_id) if run_id else latest_run(runs_dir)
-    if run is None or not run.is_begun:
-        raise ConfigurationError(
-            f"--resume: {runs_dir} holds no run{f' {run_id}' if run_id else ''}: see gavel status, "
-            "or set run.dir"
-        )
-    return RunDirectory.open(runs_dir, run.run_id).run_id
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

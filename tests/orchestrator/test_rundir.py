@@ -21,6 +21,7 @@ from judging.records import (
     Verdict,
 )
 from orchestrator.config_loading import load_config
+from orchestrator.resume import run_to_resume
 from orchestrator.rundir import (
     RunDirectory,
     StepRow,
@@ -28,7 +29,6 @@ from orchestrator.rundir import (
     TraceRecord,
     atomic_writer,
     latest_run,
-    run_to_resume,
 )
 from rewards.protocol import RewardResult
 
