@@ -1,60 +1,339 @@
-"""The rollout fleet: N rollout workers behind one `generate`."""
+"""The rollout fleet: N rollout workers behind one `generate`, which outlives their deaths.
+
+A worker that dies, hangs or answers garbage is taken out, what it was writing goes to others, and
+it is started again within its budget. It then takes no work until it holds the current weights.
+The logic of health is in `actors.health`; here is what it takes in Ray.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
+from actors.answers import flaw_of
 from actors.environment import engine_environment
+from actors.health import EngineHealth, Health
+from actors.load import Loads
 from actors.placement import has_gpus
-from actors.rollout import EngineSpec, GenerationRequest, RolloutWorker
-from actors.settings import Deadlines
+from actors.rollout import EngineSpec, GenerationRequest
+from actors.settings import Deadlines, PauseMode
 from actors.waiting import within
+from judging.errors import ConfigurationError, InfrastructureError
 from judging.records import Rollout
+
+HEARTBEAT_S = 2.0  # between two looks at an engine; a dead one shows at once where it has work
+TRIES = 3  # of one request, each on an engine that then fails, before the request is to blame
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """One place of the fleet, whichever actor fills it."""
+
+    number: int
+    health: EngineHealth
+    actor: Any = None
+    requests: int = 0  # in flight
+    samples: int = 0  # in flight
+
+    @property
+    def is_up(self) -> bool:
+        """Whether weights can be sent to it."""
+        return self.health.state in (Health.HEALTHY, Health.SUSPECT, Health.STALE)
+
+
+# Of each engine its answer or its error.
+Answers = dict[Engine, Any]
 
 
 class RolloutFleet:
     """Life: construct, `start`, `generate` at will, `stop`."""
 
-    def __init__(self, spec: EngineSpec, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        spec: EngineSpec,
+        deadlines: Deadlines,
+        *,
+        tell: Callable[[str], object] = lambda text: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._spec, self._deadlines = spec, deadlines
-        self.workers: list[Any] = []
-        self._in_flight: list[int] = []  # samples that each worker is writing
+        self._tell, self._clock = tell, clock
+        self.engines: list[Engine] = []
+        self._loads = Loads()
+        self._changed = asyncio.Condition()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        # Sends the current weights to an engine that was started again; the publisher's.
+        self.bring_up: Callable[[Engine], Awaitable[None]] = _nothing
 
     @property
     def processes_per_engine(self) -> int:
         """Processes of one engine that hold weights: its tensor-parallel workers."""
         return self._spec.settings.tensor_parallel
 
+    @property
+    def restarts(self) -> int:
+        """How many engines were started again so far."""
+        return sum(engine.health.restarts for engine in self.engines)
+
+    def up(self) -> list[Engine]:
+        """The engines that weights are sent to."""
+        return [engine for engine in self.engines if engine.is_up]
+
+    # ---- life ------------------------------------------------------------------------------------
+
     async def start(self) -> None:
         """Starts the workers side by side; returns when all can generate."""
+        self.engines = [self._place(number) for number in range(self._spec.settings.workers)]
+        starts = asyncio.gather(*(self._start(engine) for engine in self.engines))
+        await within(self._deadlines.start_s, "starting the rollout workers", starts)
+        for engine in self.engines:  # as long as nothing was published, the model's own are current
+            await self.has_weights(engine)
+        self._spawn(self._watch())
+
+    async def stop(self) -> None:
+        """Ends the engines."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        stops = asyncio.gather(*(engine.actor.stop.remote() for engine in self.up()))
+        await within(self._deadlines.stop_s, "stopping the rollout workers", stops)
+
+    async def add(self) -> int:
+        """One more worker, which joins while the run goes on; its number."""
+        engine = self._place(len(self.engines))
+        self.engines.append(engine)
+        self._spawn(self._bring_back(engine))
+        return engine.number
+
+    # ---- generation ------------------------------------------------------------------------------
+
+    async def generate(self, request: GenerationRequest) -> list[Rollout]:
+        """The samples of one request, from the worker with the least to do.
+
+        Raises:
+            InfrastructureError: `TRIES` workers failed on it, or there is none for `start_s`.
+            DataError: the request itself cannot be answered.
+        """
+        failures: list[str] = []
+        while len(failures) < TRIES:
+            engine = await self._least_busy()
+            actor = engine.actor
+            try:
+                return await self._ask(engine, request)
+            except InfrastructureError as error:
+                failures.append(str(error))
+                await self.take_out(engine, str(error), actor=actor)
+        raise InfrastructureError(
+            f"{request.presentation_uid}: {TRIES} rollout workers failed on it; the last: "
+            f"{failures[-1]}"
+        )
+
+    async def _ask(self, engine: Engine, request: GenerationRequest) -> list[Rollout]:
+        what = f"rollout worker {engine.number}, {request.samples} samples of one prompt"
+        self._load(engine, 1, request.samples)
+        try:
+            call = engine.actor.generate.remote([request])
+            (rollouts,) = await within(self._deadlines.generate_s, what, call)
+        finally:
+            self._load(engine, -1, -request.samples)
+        if flaw := flaw_of(request, rollouts):
+            raise InfrastructureError(f"{what}: its answer is garbage: {flaw}")
+        return rollouts
+
+    async def _least_busy(self) -> Engine:
+        number = self._free()
+        if number is None:
+            timeout_s = self._deadlines.start_s
+            try:
+                async with self._changed, asyncio.timeout(timeout_s):
+                    await self._changed.wait_for(lambda: self._free() is not None)
+            except TimeoutError:
+                raise InfrastructureError(f"{self._lack()}, after {timeout_s:g} s") from None
+            number = self._free()
+            assert number is not None
+        return self.engines[number]
+
+    def _free(self) -> int | None:
+        if len(self._loads) < self._spec.settings.min_workers:
+            if not any(engine.is_up or engine.health.may_restart for engine in self.engines):
+                raise InfrastructureError(self._lack())
+            return None
+        return self._loads.least()
+
+    def _lack(self) -> str:
+        states = ", ".join(
+            f"worker {engine.number} is {engine.health.state}"
+            + (f" ({engine.health.reason})" if engine.health.reason else "")
+            for engine in self.engines
+            if not engine.health.takes_work
+        )
+        return (
+            f"{len(self._loads)} rollout workers take work, fewer than rollout.min_workers "
+            f"({self._spec.settings.min_workers}): {states}"
+        )
+
+    def _load(self, engine: Engine, requests: int, samples: int) -> None:
+        engine.requests += requests
+        engine.samples += samples
+        if engine.health.takes_work:
+            self._loads.set(engine.number, engine.samples)
+
+    # ---- health ----------------------------------------------------------------------------------
+
+    async def take_out(self, engine: Engine, reason: str, *, actor: Any) -> None:
+        """Ends `actor`, the engine's, and starts another in its place if it may.
+
+        Nothing if another one is in its place already: many requests tell of one death.
+        """
+        if engine.actor is not actor:
+            return
+        engine.health.failed(self._clock(), reason)
+        engine.actor = None
+        self._tell(f"rollout worker {engine.number} is taken out: {reason.splitlines()[0]}")
+        _kill(actor)  # what it was writing fails at once, and goes to others
+        await self._refresh(engine)
+        self._spawn(self._bring_back(engine))
+
+    async def has_weights(self, engine: Engine) -> None:
+        """The engine has taken the current weights and generates again."""
+        engine.health.resumed(self._clock())
+        if engine.health.state is Health.STALE:
+            engine.health.current(self._clock())
+        await self._refresh(engine)
+
+    async def pause(self, engines: Sequence[Engine], mode: PauseMode) -> Answers:
+        """Makes the engines wait for weights; until `has_weights` no progress is asked of them."""
+        for engine in engines:
+            engine.health.paused(self._clock())
+        timeout_s = self._deadlines.publish_s
+        if mode == "drain":
+            timeout_s += self._deadlines.generate_s
+        arguments = dict.fromkeys(engines, (mode,))
+        return await self.ask(arguments, "pause", timeout_s=timeout_s)
+
+    async def ask(
+        self, arguments: Mapping[Engine, Sequence[Any]], method: str, *, timeout_s: float
+    ) -> Answers:
+        """What each engine answers, or its error, which is nobody else's matter."""
+        calls = [
+            asyncio.wait_for(getattr(engine.actor, method).remote(*its), timeout_s)
+            for engine, its in arguments.items()
+        ]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return dict(zip(arguments, answers, strict=True))
+
+    async def _bring_back(self, engine: Engine) -> None:
+        health = engine.health
+        while health.may_restart or health.state is Health.RESTARTING:
+            if health.state is Health.DEAD:
+                health.restarting(self._clock())
+            try:
+                started = self._start(engine)
+                what = f"starting rollout worker {engine.number} again"
+                await within(self._deadlines.start_s, what, started)
+                await self.bring_up(engine)
+            except InfrastructureError as error:
+                if health.state is not Health.DEAD:
+                    _kill(engine.actor)
+                    health.failed(self._clock(), str(error))
+                continue
+            self._tell(f"rollout worker {engine.number} takes work again")
+            return
+        self._tell(
+            f"rollout worker {engine.number} stays out: it was started again "
+            f"{engine.health.restarts} times (rollout.max_restarts)"
+        )
+        await self._refresh(engine)  # who waits for it is told
+
+    async def _refresh(self, engine: Engine) -> None:
+        if engine.health.takes_work:
+            self._loads.set(engine.number, engine.samples)
+        else:
+            self._loads.remove(engine.number)
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await asyncio.gather(*(self.look_at(engine) for engine in self.up()))
+
+    async def look_at(self, engine: Engine) -> None:
+        """Takes the engine out if it is dead, or has hung for too long."""
+        from ray.exceptions import RayError
+
+        actor, now_s = engine.actor, self._clock
+        try:
+            progress = await asyncio.wait_for(actor.progress.remote(), HEARTBEAT_S)
+        except TimeoutError:
+            if engine.actor is actor:
+                engine.health.unanswered(now_s())
+        except RayError as error:
+            await self.take_out(engine, f"it died: {_last_line(error)}", actor=actor)
+        else:
+            if engine.actor is actor:
+                engine.health.observed(now_s(), progress, engine.requests)
+        if engine.actor is actor and engine.health.state is Health.DEAD:
+            await self.take_out(engine, str(engine.health.reason), actor=actor)
+        await self._refresh(engine)
+
+    # ---- Ray -------------------------------------------------------------------------------------
+
+    def _place(self, number: int) -> Engine:
+        hang_s, restarts = self._deadlines.hang_s, self._spec.settings.max_restarts
+        health = EngineHealth(self._clock(), hang_s=hang_s, max_restarts=restarts)
+        return Engine(number, health)
+
+    async def _start(self, engine: Engine) -> None:
+        engine.actor = self._actor()
+        await engine.actor.start.remote()
+        engine.health.started(self._clock())
+
+    def _actor(self) -> Any:
         import ray
 
         settings = self._spec.settings
-        actor = ray.remote(RolloutWorker).options(
+        actor = ray.remote(_worker_class(settings.worker)).options(
             num_cpus=settings.cpu_threads,
             num_gpus=settings.tensor_parallel if has_gpus() else 0,
             max_concurrency=100_000,  # the engine queues; Ray must not
             runtime_env={"env_vars": engine_environment(settings)},
         )
-        self.workers = [actor.remote(self._spec) for _ in range(settings.workers)]
-        self._in_flight = [0] * settings.workers
-        starts = asyncio.gather(*(worker.start.remote() for worker in self.workers))
-        await within(self._deadlines.start_s, "starting the rollout workers", starts)
+        return actor.remote(self._spec)
 
-    async def generate(self, request: GenerationRequest) -> list[Rollout]:
-        """The samples of one request, from the worker with the least to do."""
-        index = self._in_flight.index(min(self._in_flight))
-        self._in_flight[index] += request.samples
-        try:
-            call = self.workers[index].generate.remote([request])
-            what = f"rollout worker {index}, {request.samples} samples of one prompt"
-            return (await within(self._deadlines.generate_s, what, call))[0]
-        finally:
-            self._in_flight[index] -= request.samples
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
-    async def stop(self) -> None:
-        """Ends the engines."""
-        if self.workers:
-            stops = asyncio.gather(*(worker.stop.remote() for worker in self.workers))
-            await within(self._deadlines.stop_s, "stopping the rollout workers", stops)
+
+def _worker_class(name: str) -> type:
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"rollout.worker ({name}) cannot be imported: {error}; write package.module:Class"
+        ) from error
+
+
+def _last_line(error: Exception) -> str:
+    """Ray's errors end with what went wrong, after a traceback."""
+    return str(error).strip().splitlines()[-1]
+
+
+def _kill(actor: Any) -> None:
+    import ray
+
+    if actor is not None:
+        with suppress(ValueError):  # it is gone already
+            ray.kill(actor)
+
+
+async def _nothing(engine: Engine) -> None:
+    return None

@@ -86,28 +86,42 @@ class Learner:
     def save(self, folder: Path) -> None:
         self._trainer.save(folder)
 
-    def join_transfer(self, endpoint: TransferEndpoint, bucket_bytes: int) -> Manifest:
-        """Rank 0 joins the weight transport's group; returns what a publication will carry."""
+    def join_transfer(
+        self, endpoint: TransferEndpoint, bucket_bytes: int
+    ) -> tuple[Manifest, str | None]:
+        """Rank 0 joins the weight transport's group.
+
+        Returns:
+            What a publication will carry, and what went wrong: most likely an engine's fault.
+        """
         from actors.gloo import join_group
 
         entries = [TensorEntry(*shape) for shape in self._trainer.parameter_shapes()]
         self._manifest = plan_buckets(entries, bucket_bytes)
         if self._rank == 0:
-            self._transfer = join_group(endpoint, 0, self._listener)
-            self._listener = None
-        return self._manifest
+            listener, self._listener = self._listener, None
+            try:
+                self._transfer = join_group(endpoint, 0, listener)
+            except RuntimeError as error:
+                return self._manifest, str(error)
+        return self._manifest, None
 
-    def publish(self, probe: TrainSample) -> list[float]:
+    def publish(self, probe: TrainSample) -> tuple[list[float], str | None]:
         """Broadcasts the weights to the engines; all ranks must call, rank 0 sends.
 
         Returns:
-            The policy's log-probabilities of the probe's completion, to prove the publication by.
+            The policy's log-probabilities of the probe's completion, to prove the publication by,
+            and what went wrong in the transport: an engine's fault, not that of a learner.
         """
         from actors.gloo import send_buckets
 
+        parameters, error = self._trainer.parameters(), None
         if self._rank == 0:
-            send_buckets(self._transfer, self._manifest, self._trainer.parameters())
-        else:
-            for _ in self._trainer.parameters():  # takes part in the gathering
-                pass
-        return self._trainer.score([probe])[0]
+            try:
+                send_buckets(self._transfer, self._manifest, parameters)
+            except RuntimeError as failed:
+                error = str(failed)
+                self._transfer = None  # closed, so that no engine waits for the rest
+        for _ in parameters:  # of a gathering all ranks take part
+            pass
+        return self._trainer.score([probe])[0], error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,40 @@ from actors.environment import learner_environment
 from actors.learner import Learner
 from actors.placement import has_gpus
 from actors.settings import Deadlines
-from actors.transfer import TransferEndpoint
+from actors.transfer import Manifest, TransferEndpoint
 from actors.waiting import within
+from judging.errors import GavelError, InfrastructureError
 from learning.settings import GrpoSettings, LearnerSettings, ModelSpec, OptimizerSettings
 from learning.windows import TrainSample, Window, plan_windows
 
+GRACE_S = 5.0  # after one rank failed, for the others to tell whether they live
+
+
+class LearnersLost(InfrastructureError):
+    """A rank died or hangs, and with it the group: `restart` brings it back."""
+
 
 class LearnerGroup:
-    """Life: construct, `start`, begin a phase, step, ..."""
+    """Life: construct, `start`, begin a phase, step, ...; `restart` after `LearnersLost`."""
 
     def __init__(self, settings: LearnerSettings, deadlines: Deadlines) -> None:
         self._settings, self._deadlines = settings, deadlines
         self.ranks: list[Any] = []
+        self.restarts = 0
 
     async def start(self, spec: ModelSpec, *, temperature: float, seed: int) -> None:
         """Starts all ranks; returns when each holds the model."""
+        self._spec, self._temperature, self._seed = spec, temperature, seed
+        await self._start(spec)
+
+    async def restart(self, weights: str | None) -> None:
+        """Ends what is left of the ranks and starts them anew, with the weights of a checkpoint
+        folder, or None for those of the model itself."""
+        self.restarts += 1
+        self._end()
+        await self._start(replace(self._spec, weights=weights))
+
+    async def _start(self, spec: ModelSpec) -> None:
         import ray
 
         actor = ray.remote(Learner).options(
@@ -36,31 +57,44 @@ class LearnerGroup:
         count = self._settings.ranks
         self.ranks = [actor.remote(rank, count) for rank in range(count)]
         timeout_s = self._deadlines.start_s
-        endpoint = await self.open_rendezvous(count)
-        starting = self._all("start", spec, self._settings, temperature, seed, endpoint)
-        await within(timeout_s, "starting the learners", starting)
+        endpoint = await self.open_rendezvous(count, timeout_s)
+        arguments = (spec, self._settings, self._temperature, self._seed, endpoint)
+        await self._all(timeout_s, "starting the learners", "start", *arguments)
 
-    async def open_rendezvous(self, world_size: int) -> TransferEndpoint:
-        """A place on rank 0's node where the members of a new process group meet."""
-        opening = self.ranks[0].open_rendezvous.remote()
-        timeout_s = self._deadlines.start_s
-        host, port = await within(timeout_s, "starting learner rank 0", opening)
+    def _end(self) -> None:
+        import ray
+
+        for rank in self.ranks:
+            with suppress(ValueError):  # it is gone already
+                ray.kill(rank)
+        self.ranks = []
+
+    async def open_rendezvous(self, world_size: int, timeout_s: float) -> TransferEndpoint:
+        """A place on rank 0's node where the members of a new process group meet; `timeout_s` is
+        that of the group."""
+        opening = [self.ranks[0].open_rendezvous.remote()]
+        what = "a meeting place on learner rank 0"
+        ((host, port),) = await _together(self._deadlines.start_s, what, opening)
         return TransferEndpoint(host, port, world_size, timeout_s)
 
+    # ---- training --------------------------------------------------------------------------------
+
     async def begin_distill(self, optimizer: OptimizerSettings, total_steps: int) -> None:
-        begin = self._all("begin_distill", optimizer, total_steps)
-        await within(self._deadlines.start_s, "preparing the learners for distillation", begin)
+        what = "preparing the learners for distillation"
+        arguments = (optimizer, total_steps)
+        await self._all(self._deadlines.start_s, what, "begin_distill", *arguments)
 
     async def begin_reinforce(
         self, settings: GrpoSettings, total_steps: int, reference: Path | str
     ) -> None:
-        begin = self._all("begin_reinforce", settings, total_steps, str(reference))
-        await within(self._deadlines.start_s, "preparing the learners for reinforcement", begin)
+        what = "preparing the learners for reinforcement"
+        arguments = (settings, total_steps, str(reference))
+        await self._all(self._deadlines.start_s, what, "begin_reinforce", *arguments)
 
     async def resume(self, folder: Path) -> None:
         """Takes up the optimizer's state of a checkpoint of the phase that was just begun."""
-        resuming = self._all("resume", folder)
-        await within(self._deadlines.checkpoint_s, f"reading checkpoint {folder}", resuming)
+        what = f"reading checkpoint {folder}"
+        await self._all(self._deadlines.checkpoint_s, what, "resume", folder)
 
     async def distill_step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
         """One supervised optimizer step on `samples`."""
@@ -69,8 +103,7 @@ class LearnerGroup:
             rank.distill_step.remote(window)
             for rank, window in zip(self.ranks, windows, strict=True)
         ]
-        step = asyncio.gather(*calls)
-        return (await within(self._deadlines.train_s, "a distillation step", step))[0]
+        return (await _together(self._deadlines.train_s, "a distillation step", calls))[0]
 
     async def policy_step(self, mini_batches: Sequence[Sequence[TrainSample]]) -> dict[str, float]:
         """One optimizer step for each mini-batch, in order."""
@@ -80,9 +113,8 @@ class LearnerGroup:
             rank.policy_step.remote(windows)
             for rank, windows in zip(self.ranks, per_rank, strict=True)
         ]
-        step = asyncio.gather(*calls)
         timeout_s = self._deadlines.train_s * len(mini_batches)
-        return (await within(timeout_s, "a policy step", step))[0]
+        return (await _together(timeout_s, "a policy step", calls))[0]
 
     def _plan(self, samples: Sequence[TrainSample]) -> list[Window]:
         return plan_windows(
@@ -94,9 +126,49 @@ class LearnerGroup:
 
     async def save(self, folder: Path) -> None:
         """Writes a Hugging Face checkpoint folder."""
-        saving = self._all("save", folder)
-        await within(self._deadlines.checkpoint_s, f"writing checkpoint {folder}", saving)
+        timeout_s = self._deadlines.checkpoint_s
+        await self._all(timeout_s, f"writing checkpoint {folder}", "save", folder)
 
-    async def _all(self, method: str, *arguments: Any) -> list[Any]:
+    # ---- weight transport ------------------------------------------------------------------------
+
+    async def join_transfer(
+        self, endpoint: TransferEndpoint, bucket_bytes: int
+    ) -> tuple[Manifest, str | None]:
+        """Rank 0 joins the weight transport's group; what a publication will carry, and what went
+        wrong on the side of the engines."""
+        what = "joining the learners to the weight transport"
+        timeout_s = self._deadlines.publish_s
+        return (await self._all(timeout_s, what, "join_transfer", endpoint, bucket_bytes))[0]
+
+    async def publish(self, probe: TrainSample) -> tuple[list[float], str | None]:
+        """Broadcasts the weights; the policy's log-probabilities of the probe's completion, and
+        what went wrong on the way to the engines."""
+        timeout_s = self._deadlines.publish_s
+        return (await self._all(timeout_s, "sending the weights", "publish", probe))[0]
+
+    async def _all(self, timeout_s: float, what: str, method: str, *arguments: Any) -> list[Any]:
         calls = [getattr(rank, method).remote(*arguments) for rank in self.ranks]
-        return list(await asyncio.gather(*calls))
+        return await _together(timeout_s, what, calls)
+
+
+async def _together(timeout_s: float, what: str, calls: Sequence[Any]) -> list[Any]:
+    """What the ranks answered.
+
+    Raises:
+        LearnersLost: a rank died, or did not answer in time or after another one failed.
+        GavelError: a rank failed by itself, as it would do again.
+    """
+    from ray.exceptions import RayActorError
+
+    tasks = [asyncio.ensure_future(call) for call in calls]
+    try:
+        return await within(timeout_s, what, asyncio.shield(asyncio.gather(*tasks)))
+    except GavelError as error:
+        _, silent = await asyncio.wait(tasks, timeout=GRACE_S)
+        errors = [task.exception() for task in tasks if task not in silent]
+        if silent or any(isinstance(each, RayActorError) for each in errors):
+            raise LearnersLost(str(error)) from error
+        raise
+    finally:
+        for task in tasks:
+            task.cancel()

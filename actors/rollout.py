@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from actors.settings import RolloutSettings
+from actors.settings import PauseMode, RolloutSettings
 from actors.transfer import Manifest, TransferEndpoint, manifest_to_wire
 from judging.errors import DataError
 from judging.records import FinishReason, Rollout
@@ -46,6 +46,9 @@ class GenerationRequest:
     max_new_tokens: int
 
 
+_VLLM_PAUSE = {"keep": "keep", "drain": "wait", "abort": "abort"}
+
+
 class RolloutWorker:
     """Starts on construction; use it as a Ray actor with concurrent calls."""
 
@@ -68,8 +71,19 @@ class RolloutWorker:
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
 
-        self._engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**engine_arguments(self._spec)))
+        from actors.progress import ProgressCounter
+
+        arguments = AsyncEngineArgs(**engine_arguments(self._spec))
+        self._engine = AsyncLLM.from_engine_args(arguments, stat_loggers=[ProgressCounter])
         await self._engine.get_weight_version()
+
+    async def progress(self) -> int:
+        """A count that rises with every iteration of the engine: it stands still in one that hangs,
+        however long its samples are."""
+        from actors.progress import ProgressCounter
+
+        await self._engine.check_health()
+        return ProgressCounter.iterations
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Rollout]]:
         """The samples of each request, in the order of the requests.
@@ -95,8 +109,12 @@ class RolloutWorker:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        first_version = self._version
-        output = await self._run(request.token_ids, params)
+        while True:
+            first_version = self._version
+            output = await self._run(request.token_ids, params)
+            # A publication with pause: abort takes requests back; the new weights begin anew.
+            if all(sample.finish_reason != FinishReason.ABORT for sample in output.outputs):
+                break
         return [self._rollout(request, sample, first_version) for sample in output.outputs]
 
     async def _run(self, token_ids: Sequence[int], params: Any) -> RequestOutput:
@@ -146,10 +164,15 @@ class RolloutWorker:
         }
         await self._engine.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
 
+    async def pause(self, mode: PauseMode) -> None:
+        """Generates nothing until new weights are there; `mode` says what becomes of the samples
+        that are being written. Returns when they are held, finished or taken back."""
+        await self._engine.pause_generation(mode=_VLLM_PAUSE[mode], clear_cache=True)
+
     async def receive_weights(
         self, version: int, manifest: Manifest, probe: Sequence[int]
     ) -> list[float]:
-        """Takes over the weights that rank 0 broadcasts; running requests wait meanwhile.
+        """Takes over the weights that rank 0 broadcasts, and generates again.
 
         Returns:
             The new weights' log-probabilities of `probe[1:]`, each given the tokens before it.
@@ -157,7 +180,6 @@ class RolloutWorker:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         update = WeightTransferUpdateRequest(update_info={"manifest": manifest_to_wire(manifest)})
-        await self._engine.pause_generation(mode="keep", clear_cache=True)
         await self._engine.start_weight_update()
         await self._engine.update_weights(update)
         await self._engine.finish_weight_update(weight_version=str(version))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
 
 PositiveInt = Annotated[int, Gt(0)]
 PositiveFloat = Annotated[float, Gt(0.0)]
+PauseMode = Literal["keep", "drain", "abort"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,8 @@ class RolloutSettings:
     """The vLLM engines and how they sample."""
 
     workers: PositiveInt = 1
+    min_workers: PositiveInt = 1  # with fewer that work, generation waits for others
+    max_restarts: Annotated[int, Ge(0)] = 3  # of each, when it died or hung; beyond it stays out
     tensor_parallel: PositiveInt = 1  # GPUs of one engine
     temperature: PositiveFloat = 1.0  # of the rollouts; evaluation is greedy
     max_new_tokens: PositiveInt = 8192
@@ -25,6 +28,7 @@ class RolloutSettings:
     gpu_memory_utilization: Annotated[float, Interval(gt=0.0, le=1.0)] = 0.5
     cpu_threads: PositiveInt = 1  # of one engine, where there is no GPU
     enforce_eager: bool = True
+    worker: str = "actors.rollout:RolloutWorker"  # the actor class, as package.module:Class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +37,7 @@ class Deadlines:
 
     start_s: PositiveFloat = 600.0  # until all actors are up
     generate_s: PositiveFloat = 1800.0  # for one group
+    hang_s: PositiveFloat = 120.0  # for a sign of progress of an engine that has work
     score_s: PositiveFloat = 300.0  # for one batch of judgments
     train_s: PositiveFloat = 1800.0  # for one optimizer step
     publish_s: PositiveFloat = 300.0  # for one weight publication
@@ -44,6 +49,9 @@ class Deadlines:
 class PublicationSettings:
     """Weight publication from the learners to the engines."""
 
+    # What becomes of samples that are being written: keep: they go on with the new weights; drain:
+    # they are finished first; abort: they are begun anew
+    pause: PauseMode = "keep"
     bucket_mib: PositiveInt = 64  # size of one packed bucket
     probe_tokens: Annotated[int, Ge(2)] = 64  # length of the sequence that proves a publication
     probe_tolerance: PositiveFloat = 0.05  # greatest allowed mean |logprob difference|

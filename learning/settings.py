@@ -51,6 +51,7 @@ class LearnerSettings:
     gradient_checkpointing: bool = False
     offload_optimizer: bool = False  # optimizer states in host memory (GPU only)
     cpu_threads: PositiveInt = 1  # of one rank, where there is no GPU
+    max_restarts: Annotated[int, Ge(0)] = 3  # of all ranks together, when one died or hung
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -98,8 +98,14 @@ class VerifierSection(Section):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReinforceSettings(GrpoSettings):
-    """A phase of reinforcement: the learners' part, and what the rewards weigh in it."""
+    """A phase of reinforcement: the learners' part, what the rewards weigh in it, and how far
+    generation may run ahead of training."""
 
+    # Steps that the weights may be ahead of a sample when it is trained on. 0: synchronous and
+    # on-policy; 1 and more: generation goes on while the learners train.
+    max_staleness: NonNegativeInt = 0
+    # Prompts that are generated, waiting or trained on at a time; None: as many as will be fresh.
+    max_open_prompts: PositiveInt | None = None
     # Over the weights of reward.mix, by name.
     reward_weights: Mapping[str, float | Ramp] = field(default_factory=dict)
 

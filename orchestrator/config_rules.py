@@ -215,6 +215,7 @@ def _reinforce(settings: ReinforceSettings, name: str, ranks: int) -> Iterator[s
             f"samples are fewer than learner.ranks ({ranks}), so that a rank has nothing to train "
             "on: raise one of the first two or lower the third"
         )
+    yield from _open_prompts(settings, name)
     if settings.importance_cap is not None and settings.old_logprobs == "engine":
         yield (
             f"{name}.importance_cap ({settings.importance_cap:g}) corrects the engines' "
@@ -225,4 +226,22 @@ def _reinforce(settings: ReinforceSettings, name: str, ranks: int) -> Iterator[s
         yield (
             f"{name}.importance_cap ({settings.importance_cap:g}) truncates ratios of tokens, but "
             f"{name}.ratio is sequence: set it to token, or leave importance_cap out"
+        )
+
+
+def _open_prompts(settings: ReinforceSettings, name: str) -> Iterator[str]:
+    most, step = settings.max_open_prompts, settings.prompts_per_step
+    if most is None:
+        return
+    if most < step:
+        yield (
+            f"{name}.max_open_prompts ({most}) is less than {name}.prompts_per_step ({step}), so "
+            "that no step would ever have its prompts: raise it, or leave it out"
+        )
+    fresh = step * (settings.max_staleness + 1)
+    if most > fresh:
+        yield (
+            f"{name}.max_open_prompts ({most}) is more than {name}.prompts_per_step ({step}) x "
+            f"({name}.max_staleness ({settings.max_staleness}) + 1) = {fresh}, so that some would "
+            "be too old in their step: lower it, leave it out, or raise max_staleness"
         )

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from importlib.metadata import version
 from typing import Any
@@ -28,18 +28,20 @@ from orchestrator.journal import RunJournal
 from orchestrator.lease import Lease
 from orchestrator.material import Material, prepare
 from orchestrator.peak_memory import PeakMemory
-from orchestrator.phases import Run, distill, evaluate, reinforce
+from orchestrator.phases import distill, evaluate
+from orchestrator.recovery import go_to
+from orchestrator.reinforce import reinforce
 from orchestrator.report import write_report
 from orchestrator.resume import (
     Position,
     check_unchanged,
     evaluated,
     find_position,
-    go_to,
     tell_what_stands,
 )
 from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
+from orchestrator.run import Run
 from orchestrator.rundir import FinalStatus, RunDirectory, Summary
 from orchestrator.store import open_store
 from orchestrator.telemetry import Telemetry
@@ -141,7 +143,7 @@ async def _drive(
     for name in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(name, driving.cancel)
     loop.set_exception_handler(_without_cancellations)
-    learners, fleet = _actors(config, material)
+    learners, fleet = _actors(config, material, tell=telemetry.say)
     panel = _panel(config)
     try:
         telemetry.say("starting learners, rollout workers and verifiers")
@@ -155,7 +157,6 @@ async def _drive(
         publisher = WeightPublisher(
             learners, fleet, config.publication, config.deadlines, _probe(config, material)
         )
-        await publisher.connect()
         commands = RewardCommands(journal, panel, telemetry)
         parts = (learners, fleet, panel, commands, publisher, journal, telemetry)
         run = Run(config, directory, material, *parts, position, evaluations)
@@ -186,7 +187,9 @@ def _without_cancellations(loop: asyncio.AbstractEventLoop, context: dict[str, A
         loop.default_exception_handler(context)
 
 
-def _actors(config: RunConfig, material: Material) -> tuple[LearnerGroup, RolloutFleet]:
+def _actors(
+    config: RunConfig, material: Material, *, tell: Callable[[str], object]
+) -> tuple[LearnerGroup, RolloutFleet]:
     engine = EngineSpec(
         model_path=material.model_path,
         dtype=config.model.dtype,
@@ -195,7 +198,8 @@ def _actors(config: RunConfig, material: Material) -> tuple[LearnerGroup, Rollou
         trust_remote_code=config.model.trust_remote_code,
         revision=config.model.revision if config.model.make is None else None,
     )
-    return LearnerGroup(config.learner, config.deadlines), RolloutFleet(engine, config.deadlines)
+    learners = LearnerGroup(config.learner, config.deadlines)
+    return learners, RolloutFleet(engine, config.deadlines, tell=tell)
 
 
 def _model_spec(

@@ -61,6 +61,7 @@ class StepCommit:
     step: int  # within the phase, from 1
     weight_version: int  # of the weights after the step
     consumed: tuple[str, ...]  # uids trained on, one entry for each time
+    drawn: int  # units of data that the phase took up to this step, those it dropped included
     metrics: Mapping[str, float]
     batch_hash: str | None  # of the file that holds the step's batch
     committed_at_s: float  # wall clock, Unix time

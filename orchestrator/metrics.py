@@ -19,7 +19,8 @@ class Metric:
     meaning: str
 
 
-SPANS = ("generate", "score", "train", "publish", "commit")  # what a step's time is spent on
+# What a step's time is spent on.
+SPANS = ("wait", "generate", "score", "train", "publish", "commit")
 
 _STEP_METRICS = (
     Metric("reward/mean", "score", "mean score of the step's judgments, failed rewards left out"),
@@ -52,9 +53,16 @@ _STEP_METRICS = (
     Metric("logprob_gap", "nats", "mean |logprob(learner) - logprob(engine)| of sampled tokens"),
     Metric("probe_gap", "nats", "mean |logprob difference| of the probe after a publication"),
     Metric("staleness", "versions", "mean age of the weights that wrote the trained samples"),
+    Metric("staleness_max", "versions", "greatest age of the weights that wrote a trained sample"),
+    Metric("mixed_versions", "share", "trained samples that several weight versions wrote"),
+    Metric("stale_groups", "groups", "older than reinforce.max_staleness and generated again"),
+    Metric("open_groups", "groups", "being generated or scored when the step was trained"),
+    Metric("engine_restarts", "engines", "died or hung and started again since the run began"),
+    Metric("learner_restarts", "", "times that the learners died and were started again"),
     Metric("weight_version", "version", "weights after the step"),
 )
 _TIME_METRICS = (
+    Metric("time/wait_s", "s", "time in which the learners had to wait for rollouts"),
     Metric("time/generate_s", "s", "time in which rollouts were generated"),
     Metric("time/score_s", "s", "time in which judgments were parsed and scored"),
     Metric("time/score_alone_s", "s", "time of it in which nothing was generated any more"),

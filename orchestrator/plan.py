@@ -177,10 +177,18 @@ def _reinforce_plan(
 
 
 def reinforce_steps(config: RunConfig, settings: GrpoSettings, pairs: int) -> int:
-    """A step takes a pair for each prompt, or one for two if both orders are shown."""
-    per_prompt = 2 if config.reward.order == "both" else 1
-    size = settings.prompts_per_step // per_prompt
+    """Of the pairs, with one in each unit of prompts."""
+    size = units_per_step(config, settings)
     return total_steps(pairs, size, settings.epochs, settings.max_steps)
+
+
+def units_per_step(config: RunConfig, settings: GrpoSettings) -> int:
+    return settings.prompts_per_step // per_unit(config)
+
+
+def per_unit(config: RunConfig) -> int:
+    """Prompts that are judged and scored together: both orders of a pair, or one."""
+    return 2 if config.reward.order == "both" else 1
 
 
 def _longest_trained(config: RunConfig) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.console import PHASE_TITLES, duration, printable, share
-from orchestrator.metrics import SPANS, metric
+from orchestrator.metrics import metric
 from orchestrator.rundir import RunDirectory, StepRow, TraceRecord, atomic_writer
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SAMPLES_SHOWN = 4  # of each phase's last step
 # Colours that stay apart for colour-blind eyes (Okabe and Ito).
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-_TIMES = (*SPANS, "other")
+_TIMES = ("wait", "train", "publish", "commit", "other")  # one after the other
 _STEP_CHARTS = (
     ("Reward", ("reward/mean",)),
     ("Verdicts", ("accuracy", "parseable")),

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from judging.errors import ConfigurationError, InfrastructureError
-from learning.batches import load_batches
 from orchestrator.journal import Checkpoint, RunJournal, StepCommit
 from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory, StepRow, latest_run
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
-    from orchestrator.phases import Run
+    from orchestrator.run import Run
 
 # What may be another at resumption, since it changes where and how fast, but not what is computed.
 MAY_CHANGE = (
@@ -28,6 +27,8 @@ MAY_CHANGE = (
     "rollout.kv_cache_gib",
     "rollout.gpu_memory_utilization",
     "rollout.cpu_threads",
+    "rollout.min_workers",
+    "rollout.max_restarts",
     "rollout.enforce_eager",
     "verifier.",
     "learner.ranks",
@@ -36,6 +37,7 @@ MAY_CHANGE = (
     "learner.gradient_checkpointing",
     "learner.offload_optimizer",
     "learner.cpu_threads",
+    "learner.max_restarts",
     "publication.",
     "deadlines.",
     "store.",
@@ -122,60 +124,10 @@ def _newest(
     return max(wanted, key=lambda checkpoint: checkpoint.steps, default=None)
 
 
-async def take_up(run: Run, index: int) -> int:
-    """Brings a phase that has just begun to where the run stands; the steps that are done.
-
-    Raises:
-        DataError: a batch is missing or damaged.
-        InfrastructureError: the checkpoint's trainer state is, or a step failed.
-    """
-    position = run.position
-    if position.phase != index or not position.committed:
-        return 0
-    if position.checkpoint:
-        await run.learners.resume(run.directory.path / position.checkpoint.path)
-    if position.replay:
-        run.telemetry.say(
-            f"replaying {len(position.replay)} committed steps from their batches, "
-            f"{position.replay[0].step} to {position.step}"
-        )
-    for commit in position.replay:
-        assert commit.batch_hash is not None
-        batches = load_batches(run.directory.read_batch(commit.batch_hash))
-        if commit.kind == "distill":
-            await run.learners.distill_step(batches[0])
-        else:
-            await run.learners.policy_step(batches)
-    run.steps += position.step
-    await bring_engines_up(run)
-    return position.step
-
-
 def drawn_units(run: Run, index: int) -> int:
     """Units of prompts that the committed steps of a phase took, those they dropped included."""
     committed = run.position.committed if run.position.phase == index else ()
-    groups = sum(step.metrics["groups"] + step.metrics["dropped_groups"] for step in committed)
-    return int(groups) // (2 if run.config.reward.order == "both" else 1)
-
-
-async def go_to(run: Run) -> None:
-    """The run's counts and engines to where it is taken up; nothing for a new run."""
-    position = run.position
-    run.steps, run.trained = position.steps, position.trained
-    if position.before:
-        run.checkpoint = str(run.directory.path / position.before.path)
-    if position.phase or position.step:
-        run.telemetry.say(
-            f"taking the run up in phase {position.phase + 1}, after step {position.step}"
-        )
-    await bring_engines_up(run)
-
-
-async def bring_engines_up(run: Run) -> None:
-    """The engines to the learners' weights, under the version that these had."""
-    if run.position.weight_version:
-        run.publisher.version = run.position.weight_version - 1
-        await run.publisher.publish()
+    return committed[-1].drawn if committed else 0
 
 
 def evaluated(journal: RunJournal, config: RunConfig) -> list[Evaluation]:

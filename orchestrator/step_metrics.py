@@ -95,3 +95,11 @@ def reward_metrics(groups: Sequence[Group], weights: Mapping[str, float]) -> dic
             f"reward/{name}/skipped": (len(results) - scored - failed) / len(results),
         }
     return metrics | {f"reward/{name}": fmean(numbers) for name, numbers in values.items()}
+
+
+def age_metrics(groups: Sequence[Group], version: int) -> dict[str, float]:
+    """How old the samples are that weights of `version` learn from, by their oldest tokens."""
+    rollouts = [judgment.rollout for group in groups for judgment in group.judgments]
+    ages = [version - rollout.weight_version_min for rollout in rollouts]
+    spans = [r.weight_version_max > r.weight_version_min for r in rollouts]
+    return {"staleness": fmean(ages), "staleness_max": max(ages), "mixed_versions": fmean(spans)}

@@ -36,13 +36,13 @@ class StepTimer:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
+        self._open: Counter[str] = Counter()
         self.restart()
 
     def restart(self) -> None:
         self._began_at_s = self._clock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._open: Counter[str] = Counter()
-        self._since_s: dict[str, float] = {}
+        self._since_s = dict.fromkeys(self._open, self._began_at_s)  # spans may go on
         self._score_alone_s = 0.0
         self._changed_at_s = self._began_at_s
 
@@ -75,11 +75,18 @@ class StepTimer:
 
     def times(self) -> dict[str, float]:
         """The step's `time/*` metrics up to now; `other` is the time in no span."""
-        step_s = self._clock() - self._began_at_s
-        spans = {f"time/{name}_s": self._seconds[name] for name in SPANS if name in self._seconds}
-        if "score" in self._seconds:
+        now_s = self._clock()
+        self._note_scoring()
+        seconds = {name: self._seconds[name] for name in (*SPANS, _ANY) if name in self._seconds}
+        for name, count in self._open.items():
+            if count:
+                seconds[name] = seconds.get(name, 0.0) + now_s - self._since_s[name]
+        spans = {f"time/{name}_s": seconds[name] for name in SPANS if name in seconds}
+        if "score" in seconds:
             spans["time/score_alone_s"] = self._score_alone_s
-        return {**spans, "time/other_s": step_s - self._seconds[_ANY], "time/step_s": step_s}
+        step_s = now_s - self._began_at_s
+        other_s = step_s - seconds.get(_ANY, 0.0)
+        return {**spans, "time/other_s": other_s, "time/step_s": step_s}
 
 
 class Telemetry:

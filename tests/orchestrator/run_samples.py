@@ -53,6 +53,7 @@ def step_commit(step: int, phase: int = 0, **changes) -> StepCommit:
         "step": step,
         "weight_version": step,
         "consumed": (f"pair{step}", f"pair{step + 1}"),
+        "drawn": 2 * step,
         "metrics": {"loss": 1.0 / step},
         "batch_hash": None,
         "committed_at_s": 1000.0 + step,

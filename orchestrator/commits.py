@@ -1,0 +1,69 @@
+"""Writing a step down, and the checkpoints between steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from learning.batches import dump_batches
+from learning.windows import TrainSample
+from orchestrator.journal import StepCommit
+from orchestrator.recovery import on_learners
+from orchestrator.resume import drop_old
+from orchestrator.run import Run
+from orchestrator.rundir import EvaluatedPhase
+
+
+async def commit_step(
+    run: Run,
+    phase: int,
+    kind: str,
+    step: int,
+    *,
+    uids: Sequence[str],
+    drawn: int,
+    metrics: dict[str, float],
+    batches: Sequence[Sequence[TrainSample]],
+) -> None:
+    """Writes the step down, and a checkpoint if one is due."""
+    run.steps += 1
+    metrics["weight_version"] = run.publisher.version
+    commit = StepCommit(
+        phase=phase,
+        kind=kind,
+        step=step,
+        weight_version=run.publisher.version,
+        consumed=tuple(uids),
+        drawn=drawn,
+        metrics=metrics,
+        batch_hash=run.directory.write_batch(dump_batches(batches)),
+        committed_at_s=time.time(),
+    )
+    run.journal.commit_step(commit)
+    every = run.config.checkpoint.every_steps
+    if every and step % every == 0:
+        await write_checkpoint(run, phase, step)
+
+
+async def write_checkpoint(run: Run, phase: int, step: int) -> Path:
+    """The learners' state as a Hugging Face folder, under the count of training steps."""
+    path = run.directory.checkpoint_path(run.steps)
+    if not path.exists():
+        await on_learners(run, lambda: _save(run))
+    relative = str(path.relative_to(run.directory.path))
+    run.journal.record_checkpoint(relative, run.steps, phase=phase, phase_step=step)
+    drop_old(run.directory, run.journal, phase, keep=run.config.checkpoint.keep)
+    return path
+
+
+async def _save(run: Run) -> None:
+    with run.directory.checkpoint(run.steps) as folder:
+        await run.learners.save(folder)
+
+
+async def end_training(run: Run, index: int, kind: EvaluatedPhase, steps: int) -> None:
+    """The phase is done: its checkpoint is what later ones begin with."""
+    run.trained = kind
+    run.checkpoint = str(await write_checkpoint(run, index, steps))
+    run.journal.end_phase(index, run.publisher.version)
