@@ -1,12 +1,12 @@
 """Health of one engine as a state machine: no Ray, no waiting, times come as arguments.
 
-| from \\ to  | HEALTHY      | SUSPECT      | DEAD         | RESTARTING   | STALE     |
-|------------|--------------|--------------|--------------|--------------|-----------|
-| HEALTHY    | `current`    | no progress  | hung, failed |              |           |
-| SUSPECT    | progress     | no progress  | hung, failed |              |           |
-| DEAD       |              |              | stays        | `restarting` |           |
-| RESTARTING |              |              | `failed`     | stays        | `started` |
-| STALE      | `current`    |              | hung, failed |              | stays     |
+| from \\ to | HEALTHY           | SUSPECT         | DEAD           | RESTARTING   | STALE     |
+|------------|-------------------|-----------------|----------------|--------------|-----------|
+| HEALTHY    | stays             | silent for half | hung, `failed` |              |           |
+| SUSPECT    | a sign, `current` | stays           | hung, `failed` |              |           |
+| DEAD       |                   |                 | stays          | `restarting` |           |
+| RESTARTING |                   |                 | `failed`       | stays        | `started` |
+| STALE      | `current`         |                 | hung, `failed` |              | stays     |
 
 There is no way from DEAD or RESTARTING to HEALTHY but through STALE, which only `current` leaves:
 an engine that was started again must hold the learners' current weights before it takes work.
@@ -71,28 +71,26 @@ class EngineHealth:
         """Why it was taken out; empty once it is healthy again."""
         return self._reason
 
-    # ---- heartbeats: late ones, to an engine that is out, change nothing ----------------------
-
     def observed(self, now_s: float, progress: int, in_flight: int) -> None:
-        """It answered: `progress` iterations since its start, `in_flight` requests."""
+        """It answered a heartbeat: `progress` iterations since its start, `in_flight` requests.
+
+        Heartbeats that come late, when the engine is out, change nothing.
+        """
         if not self._is_up():
             return
         if progress < self._progress:
-            fall = f"its count of iterations fell from {self._progress} to {progress}"
-            self.failed(now_s, fall)
+            self.failed(now_s, f"its iterations fell from {self._progress} to {progress}")
         elif progress > self._progress or in_flight == 0:
             self._progress, self._sign_s = progress, now_s
             if self._state is Health.SUSPECT:
                 self._enter(now_s, Health.HEALTHY)
-        else:
+        elif self._paused_s is None:
             self._age(now_s, f"no progress with {in_flight} requests in flight")
 
     def unanswered(self, now_s: float) -> None:
-        """It did not answer in time."""
-        if self._is_up():
+        """It did not answer a heartbeat in time."""
+        if self._is_up() and self._paused_s is None:
             self._age(now_s, "no answer")
-
-    # ---- what befalls it ----------------------------------------------------------------------
 
     def failed(self, now_s: float, reason: str) -> None:
         """It died, raised an error or answered garbage; or its start failed."""
@@ -116,8 +114,8 @@ class EngineHealth:
     def restarting(self, now_s: float) -> None:
         """It is being started again, at the cost of one restart."""
         if self._state is Health.DEAD and not self.may_restart:
-            spent = f"its {self._max_restarts} restarts are spent"
-            raise ValueError(f"from {self._state} to {Health.RESTARTING}: {spent}")
+            budget = f"all {self._max_restarts} restarts are spent"
+            raise ValueError(f"from {self._state} to {Health.RESTARTING}: {budget}")
         self._move(now_s, Health.RESTARTING, Health.DEAD)
         self._restarts += 1
 
@@ -145,8 +143,6 @@ class EngineHealth:
 
     def _age(self, now_s: float, what: str) -> None:
         silent_s = now_s - self._sign_s
-        if self._paused_s is not None:
-            return
         if silent_s >= self._hang_s:
             self.failed(now_s, f"{what} for {silent_s:.0f} s")
         elif silent_s >= self._hang_s / 2 and self._state is Health.HEALTHY:

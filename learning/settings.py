@@ -90,6 +90,11 @@ class GrpoSettings:
     drop_zero_variance: bool = False  # True: dropped and replaced (DAPO)
     max_replacement_rounds: PositiveInt = 4  # rounds of fresh prompts while replacing
     ratio: Literal["token", "sequence"] = "token"  # sequence: GSPO (2507.18071)
-    importance_cap: PositiveFloat | None = None  # truncated importance sampling (TIS)
-    old_logprobs: Literal["learner", "engine"] = "learner"  # where the ratio's denominator is from
+    # Truncated importance sampling: a token weighs min(cap, pi_old / pi_engine), which corrects for
+    # engines that sample from another policy than the one the clip is around, be it by rounding or
+    # by age (Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL
+    # Training"; AReaL's decoupled objective, 2505.24298).
+    importance_cap: PositiveFloat | None = 2.0  # None: weights of 1, as in RM-R1
+    # Where the ratio's denominator is from. learner: the policy at the start of the step.
+    old_logprobs: Literal["learner", "engine"] = "learner"
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)

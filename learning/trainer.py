@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from learning.mismatch import Mismatch
 from learning.objectives import PolicyObjective, Sums, distill_loss
 from learning.packing import MicroBatch, build_micro_batch
 from learning.policy import Policy, load_model
@@ -132,39 +133,39 @@ class Trainer:
         are its own forward pass; the others need a pass of their own.
 
         Returns:
-            loss, kl, entropy (nats a token), clip_fraction, logprob_gap (mean |learner - engine|
-            of the sampled tokens before any update), grad_norm, learning_rate; means over the
-            windows, the same on every rank.
+            loss, kl, entropy (nats a token), clip_fraction, grad_norm, learning_rate: means over
+            the windows. logprob_gap and mismatch/*: see `Mismatch.metrics`, over the tokens of all
+            windows, by the policy before the first update; with `old_logprobs: engine`, which takes
+            no pass to know it, over the first window alone. The same on every rank.
         """
         settings = self._require_objective().settings
         before = settings.old_logprobs == "learner"
         later = [self._score_window(window) if before else None for window in windows[1:]]
+        mismatch = Mismatch(settings.importance_cap, self._device)
         metrics = [
-            self._policy_window(window, old)
-            for window, old in zip(windows, [None, *later], strict=True)
+            self._policy_window(window, old, mismatch if before or index == 0 else None)
+            for index, (window, old) in enumerate(zip(windows, [None, *later], strict=True))
         ]
         result = {name: sum(m[name] for m in metrics) / len(metrics) for name in metrics[0]}
-        if not before:  # later windows have moved on from the policy that sampled
-            result["logprob_gap"] = metrics[0]["logprob_gap"]
-        return result
+        dist.all_reduce(mismatch.sums)
+        dist.all_reduce(mismatch.extremes, op=dist.ReduceOp.MAX)
+        return result | mismatch.metrics()
 
-    def _policy_window(self, window: Window, old: list[torch.Tensor] | None) -> dict[str, float]:
+    def _policy_window(
+        self, window: Window, old: list[torch.Tensor] | None, mismatch: Mismatch | None
+    ) -> dict[str, float]:
         objective = self._require_objective()
 
         def loss_of(batch: MicroBatch, index: int) -> tuple[torch.Tensor, Sums]:
             with torch.no_grad():
                 reference = self._reference(batch) if self._reference is not None else None
             logprobs = self._engine(batch)
-            if old is not None:
-                denominator = old[index]
-            elif objective.settings.old_logprobs == "engine":
-                denominator = batch.rollout_logprobs
-            else:
-                denominator = logprobs.detach()
-            gap = logprobs.detach() if old is None else old[index]
-            loss, sums = objective.loss(logprobs, denominator, reference, batch, window, self.ranks)
-            sums["logprob_gap"] = ((gap - batch.rollout_logprobs).abs() * batch.mask).sum()
-            return loss, sums
+            before = logprobs.detach() if old is None else old[index]
+            if mismatch is not None:
+                mismatch.add(before, batch.rollout_logprobs, batch.mask)
+            from_engine = objective.settings.old_logprobs == "engine"
+            denominator = batch.rollout_logprobs if from_engine else before
+            return objective.loss(logprobs, denominator, reference, batch, window, self.ranks)
 
         return self._optimize(window, loss_of)
 

@@ -218,14 +218,14 @@ def _reinforce(settings: ReinforceSettings, name: str, ranks: int) -> Iterator[s
     yield from _open_prompts(settings, name)
     if settings.importance_cap is not None and settings.old_logprobs == "engine":
         yield (
-            f"{name}.importance_cap ({settings.importance_cap:g}) corrects the engines' "
-            f"log-probabilities by the learner's, but {name}.old_logprobs is engine: set it to "
-            "learner, or leave importance_cap out"
+            f"{name}.importance_cap ({settings.importance_cap:g}) corrects the learner's ratios by "
+            f"the engines' log-probabilities, but {name}.old_logprobs is engine, which leaves "
+            "nothing to correct: set importance_cap to null, or old_logprobs to learner"
         )
     if settings.importance_cap is not None and settings.ratio == "sequence":
         yield (
             f"{name}.importance_cap ({settings.importance_cap:g}) truncates ratios of tokens, but "
-            f"{name}.ratio is sequence: set it to token, or leave importance_cap out"
+            f"{name}.ratio is sequence: set importance_cap to null, or ratio to token"
         )
 
 

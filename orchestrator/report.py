@@ -31,7 +31,8 @@ _STEP_CHARTS = (
     ("Loss", ("loss",)),
     ("KL to the reference", ("kl",)),
     ("Gradient norm", ("grad_norm",)),
-    ("Learner against engine", ("logprob_gap",)),
+    ("Learner against engine", ("logprob_gap", "mismatch/k3_kl")),
+    ("Ratio of learner to engine", tuple(f"mismatch/ratio_{p}" for p in ("p01", "p50", "p99"))),
     ("Length", ("response_tokens",)),
     ("Throughput", ("tokens_per_s",)),
 )
@@ -153,7 +154,7 @@ def _line_chart(title: str, rows: Sequence[StepRow], names: Sequence[str]) -> Ch
 
 def _time_chart(title: str, rows: Sequence[StepRow]) -> Chart:
     figure, axes = _figure()
-    colours = {f"time/{span}_s": colour for span, colour in zip(_TIMES, _COLOURS, strict=True)}
+    colours = {f"time/{span}_s": colour for span, colour in zip(_TIMES, _COLOURS, strict=False)}
     shown = [name for name in colours if any(name in row.metrics for row in rows)]
     seconds = [[row.metrics.get(name, 0.0) for row in rows] for name in shown]
     # One plateau a step: the last value is given twice, as the right edge of the last step.

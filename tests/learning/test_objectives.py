@@ -107,8 +107,14 @@ SWITCHES = {
     "narrow-clip": {"clip_low": 0.05, "clip_high": 0.1},
     "k1": {"kl_estimator": "k1"},
     "k2": {"kl_estimator": "k2"},
-    "tis": {"importance_cap": 1.1},
-    "gspo": {"ratio": "sequence", "clip_low": 0.05, "clip_high": 0.05},
+    "low-cap": {"importance_cap": 1.1},
+    "no-cap": {"importance_cap": None},
+    "gspo": {
+        "ratio": "sequence",
+        "clip_low": 0.05,
+        "clip_high": 0.05,
+        "importance_cap": None,
+    },
 }
 ALL_SWITCHES = pytest.mark.parametrize("changes", SWITCHES.values(), ids=SWITCHES)
 
@@ -180,6 +186,36 @@ def test_the_mean_is_over_tokens_and_not_over_samples():
     # The ratio is 1 and so is the advantage: each of the ten tokens pulls by a tenth.
     assert gradient[0, :1].tolist() == pytest.approx([-0.1])
     assert gradient[1].tolist() == pytest.approx([-0.1] * 9)
+
+
+def test_the_engines_probabilities_are_corrected_by_a_truncated_weight():
+    """By hand, with a cap of 2: weights 0.5, 1, 2 (of 3) and 2 (of 8); never raised from below.
+
+    The policy has moved by a factor of 1.1 since the step's start, for half of the tokens by 1.5,
+    beyond the clip at 1.2, where nothing pulls any more.
+    """
+    ids = torch.arange(4).int().numpy()
+    engine = torch.tensor([0.5, 0.25, 0.125, 0.0625]).log()
+    old = engine + torch.tensor([0.5, 1.0, 3.0, 8.0]).log()
+    sample = TrainSample(ids, ids, advantage=0.7, rollout_logprobs=engine.numpy())
+    scored = [Scored(sample, old + torch.tensor([1.1, 1.5, 1.1, 1.5]).log(), old, old)]
+    settings_ = GrpoSettings(kl_coef=0.0)
+    assert settings_.importance_cap == 2.0
+    loss, _, gradient = loss_of(settings_, scored, window_of(scored))
+    assert loss.item() == pytest.approx(-0.7 * (0.5 * 1.1 + 1.2 + 2 * 1.1 + 2 * 1.2) / 4)
+    expected = [-0.7 * 0.5 * 1.1 / 4, 0.0, -0.7 * 2 * 1.1 / 4, 0.0]
+    assert gradient[0].tolist() == pytest.approx(expected)
+
+
+def test_no_gradient_flows_through_the_weight():
+    """The first window's old log-probabilities are its own forward pass: one leaf, detached."""
+    (item, *_) = scored_samples(1)
+    batch = build_micro_batch([item.sample], packing=True)
+    leaf = item.logprobs[None].clone().requires_grad_(True)
+    objective = PolicyObjective(GrpoSettings(kl_coef=0.0))
+    loss, _ = objective.loss(leaf, leaf * 1.0, None, batch, window_of([item]), 1)
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    assert gradient.abs().sum() < 1e-6  # pi/pi is 1 whatever the leaf is; the weight adds nothing
 
 
 def test_metrics_count_what_they_say():

@@ -1,12 +1,14 @@
 """The trainer on real DeepSpeed ranks: what must not depend on how the work is split."""
 
 import json
+import math
 
 import pytest
 import torch
 from trainer_ranks import BASE, PROCESSES, Case, run
 
 from actors.environment import learner_environment
+from learning.mismatch import PERCENTILE_ERROR
 from learning.settings import LearnerSettings
 
 pytestmark = pytest.mark.integration
@@ -77,6 +79,24 @@ def test_ranks_micro_batches_packing_and_zero_stages_give_the_same_step(outcomes
     # Rounding grows from step to step: AdamW divides small gradients by their own size.
     for step, expected_step in zip(later, expected_later, strict=True):
         assert step == pytest.approx(expected_step, rel=1e-3, abs=1e-4)
+
+
+@for_each([BASE, *FP32])
+def test_the_mismatch_is_that_of_the_policy_before_the_step(outcomes, case):
+    """Over the tokens of both windows, though the policy has moved when it comes to the second."""
+    step = metrics(outcomes, case, "reinforced")[1]
+    gap = torch.tensor(metrics(outcomes, case, "gap"), dtype=torch.float64)
+    expected = {
+        "logprob_gap": gap.abs().mean().item(),
+        "mismatch/k3_kl": (gap.expm1() - gap).mean().item(),
+        "mismatch/ratio_min": gap.min().exp().item(),
+        "mismatch/ratio_max": gap.max().exp().item(),
+        "mismatch/capped": (gap > math.log(2)).double().mean().item(),
+    }
+    assert {name: step[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    median = gap.median().item()
+    assert math.log(step["mismatch/ratio_p50"]) == pytest.approx(median, rel=PERCENTILE_ERROR)
+    assert 0 < expected["mismatch/capped"] < 0.5
 
 
 @for_each(BF16)

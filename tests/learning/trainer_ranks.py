@@ -7,7 +7,7 @@ one after another, since starting a process costs more than all of them together
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from learning.settings import GrpoSettings, LearnerSettings, ModelSpec, Optimize
 from learning.windows import plan_windows
 
 PROCESSES = 3
-SAMPLES = with_prompts(random_samples(48), [1, 1, 4, 3, 7, 2, 4, 2, 5, 1, 8, 4, 6])
+# An engine about as sure of its tokens as a model of random weights, so that ratios lie around 1.
+_UNSURE = [replace(s, rollout_logprobs=s.rollout_logprobs - 4) for s in random_samples(48)]
+SAMPLES = with_prompts(_UNSURE, [1, 1, 4, 3, 7, 2, 4, 2, 5, 1, 8, 4, 6])
 OPTIMIZER = OptimizerSettings(learning_rate=1e-4, weight_decay=0.1)
 GRPO = GrpoSettings(kl_coef=0.05, optimizer=OPTIMIZER)
 
@@ -81,10 +83,10 @@ def _run_case(case: Case, rank: int, model: str, cases: Path) -> dict:
     distilled.append(trainer.distill_step(lonely))
     trainer.save(folder / "checkpoint")
     kept = _parameters(trainer)
-    reinforced = _reinforce(trainer, windows, model)
+    reinforced, gap = _reinforce(trainer, windows, model)
     moved = _parameters(trainer)
     witness = _trainer(case, str(folder / "checkpoint"))
-    repeated = _reinforce(witness, windows, model)
+    repeated, _ = _reinforce(witness, windows, model)
     witnessed = _parameters(witness)
     resumed, again = _resume(case, folder / "midway", lonely)
     outcome = {"distilled": distilled, "reinforced": reinforced, "repeated": repeated}
@@ -95,7 +97,7 @@ def _run_case(case: Case, rank: int, model: str, cases: Path) -> dict:
     if rank == 0:
         for name, tensors in states.items():
             _write_tensors(folder / f"{name}.safetensors", tensors)
-    return outcome | {"resumed": [resumed]}
+    return outcome | {"resumed": [resumed], "gap": gap}
 
 
 def _resume(case: Case, checkpoint: Path, window):
@@ -137,10 +139,19 @@ def _window(case: Case, rank: int, samples):
     )[rank]
 
 
-def _reinforce(trainer, windows, reference: str) -> list[dict[str, float]]:
-    """A step of one window, then one of two, whose ratios are to the policy before the step."""
+def _reinforce(trainer, windows, reference: str) -> tuple[list[dict[str, float]], list[float]]:
+    """A step of one window, then one of two, whose ratios are to the policy before the step.
+
+    Also of each token of both, in nats, how far that policy is from the engine.
+    """
     trainer.begin_reinforce(GRPO, 3, reference)
-    return [trainer.policy_step(windows[:1]), trainer.policy_step(windows)]
+    first = trainer.policy_step(windows[:1])
+    gap = [
+        logprob - float(rollout)
+        for sample, logprobs in zip(SAMPLES, trainer.score(SAMPLES), strict=True)
+        for logprob, rollout in zip(logprobs, sample.rollout_logprobs, strict=True)
+    ]
+    return [first, trainer.policy_step(windows)], gap
 
 
 def _parameters(trainer):

@@ -99,12 +99,12 @@ def refusal(path, *overrides):
             ["reinforce.prompts_per_step", "reinforce.mini_batch_prompts"],
         ),
         (
-            ["reinforce.importance_cap=2.0", "reinforce.old_logprobs=engine"],
-            ["reinforce.importance_cap", "reinforce.old_logprobs"],
+            ["reinforce.old_logprobs=engine"],
+            ["reinforce.importance_cap", "reinforce.old_logprobs", "set importance_cap to null"],
         ),
         (
-            ["reinforce.importance_cap=2.0", "reinforce.ratio=sequence"],
-            ["reinforce.importance_cap", "reinforce.ratio"],
+            ["reinforce.ratio=sequence"],
+            ["reinforce.importance_cap", "reinforce.ratio", "set importance_cap to null"],
         ),
     ],
 )
@@ -117,6 +117,11 @@ def test_the_mend_of_a_batch_that_cannot_be_split_works(small):
     message = refusal(small, "reinforce.prompts_per_step=96", "reinforce.mini_batch_prompts=36")
     assert "mini_batch_prompts 32" in message
     load_config(small, ["reinforce.prompts_per_step=96", "reinforce.mini_batch_prompts=32"])
+
+
+@pytest.mark.parametrize("key", ["reinforce.old_logprobs=engine", "reinforce.ratio=sequence"])
+def test_the_mend_of_a_cap_without_a_meaning_works(small, key):
+    load_config(small, [key, "reinforce.importance_cap=null"])
 
 
 def test_no_phases_are_refused(small):

@@ -33,6 +33,10 @@ def finished(run):
             "parseable": 0.99,
             "kl": 1e-4,
             "logprob_gap": 1e-5,
+            "mismatch/k3_kl": 1e-9,
+            "mismatch/ratio_p01": 0.99,
+            "mismatch/ratio_p50": 1.0,
+            "mismatch/ratio_p99": 1.01,
             "time/generate_s": 1.0,
             "time/train_s": 0.5,
             "time/other_s": 0.1,
@@ -70,6 +74,7 @@ def test_report_has_plots_tables_and_settings(finished):
         "Verdicts (reinforce)",
         "KL to the reference (reinforce)",
         "Learner against engine (reinforce)",
+        "Ratio of learner to engine (reinforce)",
         "Time of a step (reinforce)",
     ]
     assert text.count("<svg") == len(titles)
