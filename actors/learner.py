@@ -10,6 +10,7 @@ from pathlib import Path
 
 from actors.placement import LOOPBACK, own_host
 from actors.transfer import Manifest, TensorEntry, TransferEndpoint, plan_buckets
+from judging.errors import InfrastructureError
 from learning.settings import GrpoSettings, LearnerSettings, ModelSpec, OptimizerSettings
 from learning.windows import TrainSample, Window
 
@@ -84,7 +85,16 @@ class Learner:
         return self._trainer.policy_step(windows)
 
     def save(self, folder: Path) -> None:
-        self._trainer.save(folder)
+        """Raises InfrastructureError, with the folder and the cause, if the disk refuses."""
+        from safetensors import SafetensorError
+
+        try:
+            self._trainer.save(folder)
+        except (OSError, SafetensorError) as error:
+            raise InfrastructureError(
+                f"cannot write checkpoint {folder}: {error}; what is committed is kept: mend this, "
+                "and go on with --resume"
+            ) from error
 
     def join_transfer(
         self, endpoint: TransferEndpoint, bucket_bytes: int

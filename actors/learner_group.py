@@ -43,7 +43,7 @@ class LearnerGroup:
         """Ends what is left of the ranks and starts them anew, with the weights of a checkpoint
         folder, or None for those of the model itself."""
         self.restarts += 1
-        self._end()
+        self.stop()
         await self._start(replace(self._spec, weights=weights))
 
     async def _start(self, spec: ModelSpec) -> None:
@@ -61,7 +61,8 @@ class LearnerGroup:
         arguments = (spec, self._settings, self._temperature, self._seed, endpoint)
         await self._all(timeout_s, "starting the learners", "start", *arguments)
 
-    def _end(self) -> None:
+    def stop(self) -> None:
+        """Ends the ranks at once."""
         import ray
 
         for rank in self.ranks:

@@ -28,6 +28,8 @@ async def within(timeout_s: float, what: str, awaitable: Awaitable[T]) -> T:
     except RayTaskError as error:
         if isinstance(error.cause, GavelError):
             raise error.cause from None
+        if isinstance(error.cause, OSError) and error.cause.strerror:  # its own line says it all
+            raise InfrastructureError(f"{what}: {error.cause}") from error
         raise InfrastructureError(f"{what}: {error}") from error
     except RayError as error:
         raise InfrastructureError(f"{what}: {error}") from error

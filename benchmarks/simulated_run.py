@@ -32,7 +32,7 @@ from judging.traces import parse_trace
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import config_from_tree
 from orchestrator.material import Material, PairPrompts
-from orchestrator.resume import Position
+from orchestrator.position import Position
 from orchestrator.run import Run
 from rewards.groups import Group
 from rewards.protocol import RewardResult
@@ -206,7 +206,7 @@ class Records:
         self.steps.append(metrics)
         self.ended_at_s.append(self._clock())
 
-    def checkpoint_path(self, _: int) -> Path:
+    def checkpoint_name(self, _: int) -> str:
         raise PhaseOver
 
 

@@ -50,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except GavelError as error:
         print(f"gavel: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # of the machine: a disk that is full, a folder without access
+        print(f"gavel: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("gavel: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -48,17 +48,16 @@ async def commit_step(
 
 async def write_checkpoint(run: Run, phase: int, step: int) -> Path:
     """The learners' state as a Hugging Face folder, under the count of training steps."""
-    path = run.directory.checkpoint_path(run.steps)
-    if not path.exists():
-        await on_learners(run, lambda: _save(run))
-    relative = str(path.relative_to(run.directory.path))
-    run.journal.record_checkpoint(relative, run.steps, phase=phase, phase_step=step)
+    path = run.directory.checkpoint_name(run.steps)
+    if all(known.path != path for known in run.journal.checkpoints()):
+        await on_learners(run, _save, run)
+        run.journal.record_checkpoint(path, run.steps, phase=phase, phase_step=step)
     drop_old(run.directory, run.journal, phase, keep=run.config.checkpoint.keep)
-    return path
+    return run.directory.path / path
 
 
 async def _save(run: Run) -> None:
-    with run.directory.checkpoint(run.steps) as folder:
+    async with run.directory.checkpoint(run.steps) as folder:
         await run.learners.save(folder)
 
 

@@ -29,21 +29,22 @@ from orchestrator.lease import Lease
 from orchestrator.material import Material, prepare
 from orchestrator.peak_memory import PeakMemory
 from orchestrator.phases import distill, evaluate
-from orchestrator.recovery import go_to
+from orchestrator.recovery import go_to, write_again
 from orchestrator.reinforce import reinforce
 from orchestrator.report import write_report
 from orchestrator.resume import (
     Position,
     check_unchanged,
     evaluated,
-    find_position,
-    tell_what_stands,
+    position_now,
+    settle,
 )
 from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.run import Run
-from orchestrator.rundir import FinalStatus, RunDirectory, Summary
+from orchestrator.rundir import RunDirectory
 from orchestrator.store import open_store
+from orchestrator.summary import FinalStatus, Summary
 from orchestrator.telemetry import Telemetry
 
 TAKEOVER_S = 60.0  # until another driver's lease has run out
@@ -90,24 +91,40 @@ def run(config: RunConfig) -> int:
             status = "stopped"
             raise
         finally:
-            journal.finish(status)
-            journal.export(directory.events)
             wall_s = time.monotonic() - started
-            directory.write_summary(
-                Summary(
-                    run_id=run_id,
-                    status=status,
-                    seed=config.run.seed,
-                    wall_s=wall_s,
-                    evaluations=tuple(evaluations),
-                    peak_rss_bytes=memory.peak_bytes,
-                    versions=versions(),
-                )
+            summary = Summary(
+                run_id=run_id,
+                status=status,
+                seed=config.run.seed,
+                wall_s=wall_s,
+                evaluations=tuple(evaluations),
+                peak_rss_bytes=memory.peak_bytes,
+                versions=versions(),
             )
-            write_report(directory)
+            failures = end_run(journal, directory, summary)
+            for failure in failures:
+                telemetry.say(f"while ending the run: {failure}")
+        if failures:
+            raise failures[0]
         telemetry.final_table(evaluations)
         telemetry.say(f"run {run_id} done in {wall_s:.0f} s; see {directory.path}")
     return 0
+
+
+def end_run(journal: RunJournal, directory: RunDirectory, summary: Summary) -> list[Exception]:
+    """Writes down the end as far as it can be; what went wrong must not hide why the run ended."""
+    failures: list[Exception] = []
+    for write in (
+        lambda: journal.finish(summary.status),
+        lambda: journal.export(directory.events),
+        lambda: directory.write_summary(summary),
+        lambda: write_report(directory),
+    ):
+        try:
+            write()
+        except (GavelError, OSError) as error:
+            failures.append(error)
+    return failures
 
 
 def _say_aside(text: str) -> None:
@@ -121,9 +138,10 @@ def _begin(config: RunConfig, directory: RunDirectory, journal: RunJournal) -> P
         journal.begin_run(dump_config(config), versions(), config.run.seed)
         return Position()
     kinds = [phase.kind for phase in config.phases]
-    position = find_position(journal, kinds)
+    position = position_now(config, journal, directory)
     journal.resume_run(dump_config(config), versions())
-    tell_what_stands(directory, journal, kinds)
+    for line in settle(directory, journal, kinds, position):
+        _say_aside(line)
     return position
 
 
@@ -146,6 +164,8 @@ async def _drive(
     learners, fleet = _actors(config, material, tell=telemetry.say)
     panel = _panel(config)
     try:
+        for lost in position.rebuilds:
+            await _write_again(config, directory, material, journal, telemetry, lost)
         telemetry.say("starting learners, rollout workers and verifiers")
         spec = _model_spec(config, material, directory, position)
         seed = config.run.seed
@@ -179,6 +199,24 @@ async def _drive(
         for error in endings:
             if isinstance(error, GavelError):
                 telemetry.say(f"while ending the actors: {error}")
+
+
+async def _write_again(
+    config: RunConfig,
+    directory: RunDirectory,
+    material: Material,
+    journal: RunJournal,
+    telemetry: Telemetry,
+    lost: Position,
+) -> None:
+    """A damaged checkpoint of a phase that has ended, by learners of its own."""
+    learners = LearnerGroup(config.learner, config.deadlines)
+    spec = _model_spec(config, material, directory, lost)
+    try:
+        await learners.start(spec, temperature=config.rollout.temperature, seed=config.run.seed)
+        await write_again(learners, config, material, directory, journal, telemetry, lost)
+    finally:
+        learners.stop()
 
 
 def _without_cancellations(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -31,8 +31,10 @@ from typing import Any
 from redis import Redis
 
 from judging.errors import ConfigurationError, InfrastructureError
+from orchestrator.disk import atomic_writer
+from orchestrator.journal_scripts import TAKE_BACK
 from orchestrator.metrics import check_metrics
-from orchestrator.rundir import Evaluation, atomic_writer
+from orchestrator.rundir import Evaluation
 from rewards.protocol import Json
 
 EVENTS_KEPT = 10_000  # roughly: Redis trims whole nodes of the stream
@@ -130,6 +132,7 @@ class RunJournal:
         self._epoch = epoch
         self._clock = clock
         self._write_once = client.register_script(_WRITE_ONCE)
+        self._take_back = client.register_script(TAKE_BACK)
         self._token = uuid.uuid4().hex  # tells a repeated `begin_run` from another driver's
 
     def begin_run(self, config_yaml: str, versions: Mapping[str, str], seed: int) -> None:
@@ -212,6 +215,28 @@ class RunJournal:
         """Before its folder goes."""
         self._client.hdel(self._key("checkpoints"), path)
 
+    def take_back(
+        self,
+        event: str,
+        data: Mapping[str, Json],
+        lost: Mapping[str, Sequence[str]],
+        fields: Mapping[str, Json],
+    ) -> bool:
+        """Takes fields out of hashes (`commits:<n>`, `checkpoints`) and sets `fields` of the run.
+
+        Answers False, and changes nothing, if none of them is there.
+        """
+        taken = self._take_back(
+            keys=[self._key("run"), self._key("events"), *map(self._key, lost)],
+            args=[
+                "" if self._epoch is None else self._epoch,
+                *(event, _dump({"at_s": self._clock(), **data}), EVENTS_KEPT),
+                _dump([list(names) for names in lost.values()]),
+                *(word for name, value in fields.items() for word in (name, _dump(value))),
+            ],
+        )
+        return self._is_done(taken)
+
     def event(self, event: str, /, **fields: Json) -> None:
         """Adds to the stream of events; after a lost answer an event may appear twice."""
         data = _dump({"at_s": self._clock(), **fields})
@@ -272,8 +297,10 @@ class RunJournal:
         """In the order they were made."""
         return _by_time(self._read_all("evaluations"))
 
-    def ended_phases(self) -> set[int]:
-        return {int(index) for index in self._read_all("ended")}
+    def ended_phases(self) -> dict[int, int]:
+        """The weight version at the end of each phase that has ended."""
+        ended = self._read_all("ended")
+        return {int(index): ended[index]["weight_version"] for index in ended}
 
     def checkpoints(self) -> tuple[Checkpoint, ...]:
         """Oldest first."""
@@ -372,11 +399,14 @@ class RunJournal:
                 *run_fields,
             ],
         )
-        if written == -1:
+        return self._is_done(written)
+
+    def _is_done(self, answer: int) -> bool:
+        if answer == -1:
             raise InfrastructureError(
                 f"another driver has taken over run {self.run_id!r}: this one wrote nothing more"
             )
-        return written == 1
+        return answer == 1
 
     def _read(self, key: str, name: str) -> Any:
         value: Any = self._client.hget(key, name)

@@ -9,11 +9,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
-from actors.learner_group import LearnersLost
+from actors.learner_group import LearnerGroup, LearnersLost
 from judging.errors import InfrastructureError
 from learning.batches import load_batches
-from orchestrator.resume import Position, find_position
+from orchestrator.config import RunConfig
+from orchestrator.journal import RunJournal
+from orchestrator.material import Material
+from orchestrator.position import Position
+from orchestrator.resume import position_now
 from orchestrator.run import Run
+from orchestrator.rundir import RunDirectory
+from orchestrator.telemetry import Telemetry
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +47,7 @@ async def begin_on_learners(run: Run, index: int, begin: Callable[[], Awaitable[
         try:
             await begin()
             if position is not None:
-                await replay(run, position)
+                await replay(run.learners, run.directory, position, run.telemetry)
         except LearnersLost as error:
             await _bring_back(run, error)
     if position is None or not position.committed:
@@ -85,36 +91,73 @@ async def _bring_back(run: Run, error: LearnersLost) -> None:
             ) from error
         run.telemetry.say(f"the learners are lost and started again: {reason}")
         run.journal.event("learners_lost", reason=reason)
-        position = find_position(run.journal, [phase.kind for phase in run.config.phases])
+        position = position_now(run.config, run.journal, run.directory)
+        if position.lost or position.rebuilds:
+            raise InfrastructureError(
+                f"{error}; and what is needed to bring the learners back is damaged: go on with "
+                "--resume"
+            ) from error
         weights = position.weights and str(run.directory.path / position.weights)
         try:
             await run.learners.restart(weights)
             if run.begin_on_learners is not None:
                 await run.begin_on_learners()
-            await replay(run, position)
+            await replay(run.learners, run.directory, position, run.telemetry)
             return
         except LearnersLost as again:
             error = again
 
 
-async def replay(run: Run, position: Position) -> None:
-    """Learners that have just begun a phase to its last commit.
+async def replay(
+    learners: LearnerGroup, directory: RunDirectory, position: Position, telemetry: Telemetry
+) -> None:
+    """The learners, in a phase just begun, to where its committed steps end.
 
     Raises:
         DataError: a batch is missing or damaged.
         InfrastructureError: the checkpoint's trainer state is, or a step failed.
     """
     if position.checkpoint:
-        await run.learners.resume(run.directory.path / position.checkpoint.path)
+        await learners.resume(directory.path / position.checkpoint.path)
     if position.replay:
-        run.telemetry.say(
+        telemetry.say(
             f"replaying {len(position.replay)} committed steps from their batches, "
             f"{position.replay[0].step} to {position.step}"
         )
     for commit in position.replay:
         assert commit.batch_hash is not None
-        batches = load_batches(run.directory.read_batch(commit.batch_hash))
+        batches = load_batches(directory.read_batch(commit.batch_hash))
         if commit.kind == "distill":
-            await run.learners.distill_step(batches[0])
+            await learners.distill_step(batches[0])
         else:
-            await run.learners.policy_step(batches)
+            await learners.policy_step(batches)
+
+
+async def write_again(
+    learners: LearnerGroup,
+    config: RunConfig,
+    material: Material,
+    directory: RunDirectory,
+    journal: RunJournal,
+    telemetry: Telemetry,
+    lost: Position,
+) -> None:
+    """The last checkpoint of a phase that has ended, from what `Position.rebuilds` says.
+
+    The learners hold the weights of `lost.weights`, and end with those of the checkpoint.
+    """
+    phase, steps = config.phases[lost.phase], lost.steps + lost.step
+    path = directory.checkpoint_name(steps)
+    telemetry.say(f"writing {path} again, from {lost.weights or 'the model of the run'}")
+    total_steps = journal.total_steps(lost.phase)
+    assert total_steps is not None
+    if phase.kind == "distill":
+        await learners.begin_distill(phase.settings.optimizer, total_steps)
+    elif phase.kind == "reinforce":
+        before = lost.before
+        reference = str(directory.path / before.path) if before else material.model_path
+        await learners.begin_reinforce(phase.settings, total_steps, reference)
+    await replay(learners, directory, lost, telemetry)
+    async with directory.checkpoint(steps) as folder:
+        await learners.save(folder)
+    journal.record_checkpoint(path, steps, phase=lost.phase, phase_step=lost.step)

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.console import PHASE_TITLES, duration, printable, share
+from orchestrator.disk import atomic_writer
 from orchestrator.metrics import metric
-from orchestrator.rundir import RunDirectory, StepRow, TraceRecord, atomic_writer
+from orchestrator.rundir import RunDirectory, StepRow, TraceRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

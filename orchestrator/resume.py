@@ -1,18 +1,18 @@
 """Taking a run up again: where it stands by its journal, and how its parts get there.
 
-What is committed is never generated again: the learners start from the newest checkpoint and take
-the steps after it once more, from the batches on disk.
+What is committed is never generated again: the learners start from the newest whole checkpoint and
+take the steps after it once more, from the batches on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Container, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from judging.errors import ConfigurationError, InfrastructureError
-from orchestrator.journal import Checkpoint, RunJournal, StepCommit
-from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory, StepRow, latest_run
+from judging.errors import ConfigurationError
+from orchestrator.journal import RunJournal
+from orchestrator.position import Files, History, Position, locate
+from orchestrator.rundir import Evaluation, RunDirectory, StepRow, latest_run
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
@@ -63,65 +63,85 @@ def run_to_resume(config: RunConfig, run_id: str) -> str:
     return RunDirectory.open(runs_dir, run.run_id).run_id
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where a run goes on; a new one at the beginning."""
-
-    phase: int = 0  # the first that has not ended; the number of phases if all have
-    committed: tuple[StepCommit, ...] = ()  # steps of that phase
-    checkpoint: Checkpoint | None = None  # the newest one of that phase
-    before: Checkpoint | None = None  # the newest one of the phases before
-    weight_version: int = 0
-    steps: int = 0  # training steps of the phases before
-    trained: EvaluatedPhase = "base"
-
-    @property
-    def weights(self) -> str | None:
-        """The checkpoint to start the learners from, relative to the run; None: the run's model."""
-        newest = self.checkpoint or self.before
-        return newest.path if newest else None
-
-    @property
-    def step(self) -> int:
-        return self.committed[-1].step if self.committed else 0
-
-    @property
-    def replay(self) -> tuple[StepCommit, ...]:
-        """The committed steps that the checkpoint does not hold."""
-        after = self.checkpoint.phase_step if self.checkpoint else 0
-        return tuple(commit for commit in self.committed if commit.step > after)
-
-
-def find_position(journal: RunJournal, kinds: Sequence[str]) -> Position:
-    """By the journal; `kinds` are those of the run's phases.
-
-    Raises:
-        InfrastructureError: the journal is not whole.
-    """
+def find_position(
+    journal: RunJournal,
+    kinds: Sequence[str],
+    files: Files,
+    *,
+    without_reference: Container[int] = (),
+) -> Position:
+    """By the journal and the files; `kinds` are those of the run's phases. Raises as `locate`."""
     ended = journal.ended_phases()
-    phase = next((index for index in range(len(kinds)) if index not in ended), len(kinds))
-    committed = journal.commits(phase)
-    if [commit.step for commit in committed] != list(range(1, len(committed) + 1)):
-        raise InfrastructureError(f"the journal lacks steps of phase {phase}: it cannot be resumed")
-    checkpoints = journal.checkpoints()
-    trained = [kind for kind in kinds[:phase] if kind != "evaluate"]
-    return Position(
-        phase=phase,
-        committed=committed,
-        checkpoint=_newest(checkpoints, lambda of: of == phase),
-        before=_newest(checkpoints, lambda of: of < phase),
+    begun = next((index for index in range(len(kinds)) if index not in ended), len(kinds)) + 1
+    history = History(
+        kinds=kinds,
+        ended=ended,
+        commits=[journal.commits(index) for index in range(min(begun, len(kinds)))],
+        checkpoints=journal.checkpoints(),
         weight_version=journal.weight_version(),
-        steps=sum(len(journal.commits(index)) for index in range(phase)),
-        trained=cast("EvaluatedPhase", trained[-1]) if trained else "base",
+        without_reference=without_reference,
     )
+    return locate(history, files)
 
 
-def _newest(
-    checkpoints: Sequence[Checkpoint], is_wanted: Callable[[int], bool]
-) -> Checkpoint | None:
-    """Of the phases with a wanted index."""
-    wanted = [checkpoint for checkpoint in checkpoints if is_wanted(checkpoint.phase)]
-    return max(wanted, key=lambda checkpoint: checkpoint.steps, default=None)
+def position_now(config: RunConfig, journal: RunJournal, files: Files) -> Position:
+    """Where the run of `config` stands. Raises as `locate`."""
+    without_reference = [
+        index
+        for index, phase in enumerate(config.phases)
+        if phase.kind == "reinforce" and phase.settings.kl_coef == 0
+    ]
+    kinds = [phase.kind for phase in config.phases]
+    return find_position(journal, kinds, files, without_reference=without_reference)
+
+
+def settle(
+    directory: RunDirectory, journal: RunJournal, kinds: Sequence[str], position: Position
+) -> list[str]:
+    """Brings journal and files to the position that was found; answers what a person should know.
+
+    May be done again after a crash at any point of it.
+    """
+    told: list[str] = []
+    for damage in position.damaged:
+        aside = directory.set_aside(damage.path)
+        data = {"path": damage.path, "what": damage.what, "aside": aside}
+        journal.take_back("checkpoint_damaged", data, {"checkpoints": [damage.path]}, {})
+        where = f"; it is now {aside}" if aside else ""
+        told.append(f"checkpoint {damage.path} is not used: {damage.what}{where}")
+    if position.lost:
+        told.append(_roll_back(journal, position))
+    tell_what_stands(directory, journal, kinds)
+    commits = [commit for index in range(len(kinds)) for commit in journal.commits(index)]
+    known = {checkpoint.path for checkpoint in journal.checkpoints()}
+    directory.clean({str(commit.batch_hash) for commit in commits}, known)
+    return told
+
+
+def _roll_back(journal: RunJournal, position: Position) -> str:
+    """The steps that are lost leave the journal, which is then as it was before them."""
+    phase, first, last = position.phase, position.lost[0].step, position.lost[-1].step
+    earlier = [commit for index in range(phase) for commit in journal.commits(index)]
+    newest = next(reversed([*earlier, *position.committed]), None)
+    after = [c for c in journal.checkpoints() if c.phase == phase and c.phase_step >= first]
+    lost = {
+        f"commits:{phase}": [str(commit.step) for commit in position.lost],
+        "checkpoints": [checkpoint.path for checkpoint in after],
+    }
+    fields = {
+        "step": position.step,
+        "weight_version": position.weight_version,
+        "metrics": dict(newest.metrics) if newest else {},
+        "committed_at_s": newest.committed_at_s if newest else None,
+    }
+    why = position.lost_why
+    data = {"phase": phase, "from_step": last, "to_step": position.step, "why": why}
+    journal.take_back("rolled_back", data, lost, fields)
+    which = f"step {first}" if first == last else f"steps {first} to {last}"
+    return (
+        f"phase {phase + 1} goes back from step {last} to step {position.step}, and {which} will "
+        f"be trained again: {why}"
+    )
 
 
 def drawn_units(run: Run, index: int) -> int:
@@ -138,17 +158,21 @@ def evaluated(journal: RunJournal, config: RunConfig) -> list[Evaluation]:
 
 
 def drop_old(directory: RunDirectory, journal: RunJournal, phase: int, *, keep: int) -> None:
-    """Keeps the last `keep` checkpoints of a phase, those at the ends of others, and the batches
-    that would be replayed from the oldest that is kept.
+    """Keeps the last `keep` checkpoints of a phase and those kept of others, and the batches that
+    would be replayed from the oldest that is kept of each.
 
     The last checkpoint of a phase before may be the reference of a later one.
     """
     of_phase = [each for each in journal.checkpoints() if each.phase == phase]
     for checkpoint in of_phase[:-keep]:
+        directory.hide_checkpoint(checkpoint.path)
         journal.forget_checkpoint(checkpoint.path)
-        directory.remove_checkpoint(checkpoint.path)
-    oldest = of_phase[-keep:][0].phase_step
-    later = [commit for commit in journal.commits(phase) if commit.step > oldest]
+    directory.sweep()
+    oldest: dict[int, int] = {}
+    for checkpoint in journal.checkpoints():
+        oldest.setdefault(checkpoint.phase, checkpoint.phase_step)
+    later = [c for index in range(phase + 1) for c in journal.commits(index)]
+    later = [commit for commit in later if commit.step > oldest.get(commit.phase, 0)]
     directory.drop_batches({str(commit.batch_hash) for commit in later})
 
 

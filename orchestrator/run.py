@@ -11,7 +11,7 @@ from actors.publisher import WeightPublisher
 from orchestrator.config import RunConfig
 from orchestrator.journal import RunJournal
 from orchestrator.material import Material
-from orchestrator.resume import Position
+from orchestrator.position import Position
 from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory

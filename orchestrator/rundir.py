@@ -2,47 +2,43 @@
 
 Owns every file of `runs/<run id>/` but `journal/` (the store's) and `tensorboard/` (its
 writer's). Whole files are written to a temporary name and renamed, so that a reader, or a
-driver after a crash, never meets half of one; `metrics.jsonl` grows by whole lines.
+driver after a crash, never meets half of one; `metrics.jsonl` grows by whole lines. What the disk
+does not take is an InfrastructureError with the path.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 
 from judging.errors import ConfigurationError, DataError
-from judging.records import Judgment
+from orchestrator.checkpoints import (
+    find_damage,
+    hide_checkpoint,
+    new_checkpoint,
+    set_aside,
+    sweep,
+)
+from orchestrator.disk import atomic_writer, writing
 from orchestrator.metrics import METRICS
-from rewards.protocol import Json, RewardResult
+from orchestrator.summary import Summary
+from orchestrator.trace_record import TraceRecord
+from rewards.protocol import Json
 
 if TYPE_CHECKING:
     from evaluation.metrics import EvaluationResult
 
 EvaluatedPhase = Literal["base", "distill", "reinforce"]
-FinalStatus = Literal["done", "failed", "stopped"]
-QUESTION_CHARS = 500  # of the question kept beside a trace, enough to know it by
+_CHECKPOINT = re.compile(r"step-\d{6,}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_SUMMARY_FIELDS = (
-    "phase",
-    "step",
-    "pairs",
-    "accuracy",
-    "accuracy_first_order",
-    "flip_rate",
-    "first_position_rate",
-    "parseable",
-    "mean_tokens",
-)
 _EVALUATED = "eval/"
 _STEP_PLACE = ("phase", "phase_index", "total_steps", "step", "at_s")
 
@@ -75,80 +71,6 @@ class Evaluation:
         names = (name for name in METRICS if name.startswith(_EVALUATED))
         measured = {name: row[name.removeprefix(_EVALUATED)] for name in names}
         return {name: number for name, number in measured.items() if number is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """`summary.json`, which others rely on."""
-
-    run_id: str
-    status: FinalStatus
-    seed: int
-    wall_s: float
-    evaluations: tuple[Evaluation, ...]
-    peak_rss_bytes: int
-    versions: Mapping[str, str]
-
-    def as_json(self) -> dict[str, Json]:
-        return {
-            "run_id": self.run_id,
-            "status": self.status,
-            "seed": self.seed,
-            "wall_s": self.wall_s,
-            "evaluations": [
-                {name: row[name] for name in _SUMMARY_FIELDS}
-                for row in map(Evaluation.row, self.evaluations)
-            ],
-            "peak_rss_bytes": self.peak_rss_bytes,
-            "versions": dict(self.versions),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class TraceRecord:
-    """One judgment as it is kept in `traces/` and shown as a sample."""
-
-    presentation_uid: str
-    order: str
-    sample: int
-    question: str  # the start of the last user turn
-    gold: str
-    verdict: str | None
-    reason: str | None  # why there is no verdict
-    status: str  # of the reward
-    score: float | None
-    components: Mapping[str, float]  # of each reward, and of their components
-    info: Mapping[str, Json]
-    text: str
-    tokens: int
-    finish_reason: str
-    seed: int
-    weight_version_min: int
-    weight_version_max: int
-
-    @classmethod
-    def of(cls, judgment: Judgment, result: RewardResult) -> TraceRecord:
-        presentation, rollout = judgment.presentation, judgment.rollout
-        verdict = judgment.trace.verdict
-        return cls(
-            presentation_uid=presentation.uid,
-            order=presentation.order,
-            sample=rollout.sample,
-            question=presentation.pair.conversation[-1].content[:QUESTION_CHARS],
-            gold=presentation.gold,
-            verdict=verdict.letter,
-            reason=verdict.reason,
-            status=result.status,
-            score=result.score,
-            components=result.components,
-            info=result.info,
-            text=rollout.text,
-            tokens=len(rollout.token_ids),
-            finish_reason=rollout.finish_reason,
-            seed=rollout.seed,
-            weight_version_min=rollout.weight_version_min,
-            weight_version_max=rollout.weight_version_max,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +110,8 @@ class RunDirectory:
                 f"{run.path} already holds a finished run: choose another run id, or move that "
                 "directory away"
             )
-        run.path.mkdir(parents=True, exist_ok=True)
+        with writing(run.path):
+            run.path.mkdir(parents=True, exist_ok=True)
         return run
 
     @property
@@ -240,15 +163,26 @@ class RunDirectory:
             file.write(config_yaml)
 
     def read_config(self) -> dict[str, Any]:
-        """Every key, as the run was begun or last resumed with."""
-        return yaml.safe_load(self.config.read_text("utf-8"))
+        """Every key, as the run was begun or last resumed with; DataError if it is spoilt."""
+        try:
+            return yaml.safe_load(self.config.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise DataError(
+                f"{self.config} cannot be read: put it back from a copy, or remove it if the "
+                "configuration given is the one that the run was begun with"
+            ) from error
 
     def write_summary(self, summary: Summary) -> None:
         with atomic_writer(self.summary) as file:
             json.dump(summary.as_json(), file, indent=2, allow_nan=False)
 
     def read_summary(self) -> dict[str, Any] | None:
-        return json.loads(self.summary.read_text("utf-8")) if self.summary.exists() else None
+        """None if there is none, or none that can be read."""
+        if not self.summary.exists():
+            return None
+        with suppress(ValueError):  # spoilt: the run ends once more, and writes it again
+            return json.loads(self.summary.read_text("utf-8"))
+        return None
 
     def append_step(self, row: StepRow) -> None:
         place = {name: getattr(row, name) for name in _STEP_PLACE}
@@ -261,7 +195,7 @@ class RunDirectory:
     def read_measurements(self) -> tuple[list[StepRow], list[dict[str, Any]]]:
         """The steps, and the evaluations as `Evaluation.row` gives them, of `metrics.jsonl`.
 
-        The end of a row that a crash cut off is left out.
+        A row that a crash cut off or spoilt is left out.
         """
         steps: list[StepRow] = []
         evaluations: list[dict[str, Any]] = []
@@ -279,7 +213,8 @@ class RunDirectory:
         return _read_lines(self.events)
 
     def keep_steps(self, committed: Mapping[tuple[int, int], StepRow]) -> None:
-        """Makes `metrics.jsonl` tell of the committed steps alone, by (phase index, step).
+        """Makes `metrics.jsonl` and `traces/` tell of the committed steps alone, by (phase index,
+        step).
 
         A driver may have died between a commit and its row, or in the middle of a row.
         """
@@ -295,26 +230,38 @@ class RunDirectory:
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         for step in missing:
             self.append_step(step)
+        traces = {self._trace(phase, row.phase, step) for (phase, step), row in committed.items()}
+        for path in self.traces.glob("*/step-*.jsonl"):
+            if not path.parent.name.endswith("-evaluate") and path not in traces:
+                _remove(path)
 
     def _append_metrics(self, row: Mapping[str, Json]) -> None:
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
 
     def write_traces(
         self, phase: int, kind: str, step: int, records: Sequence[TraceRecord]
     ) -> Path:
         """One file for each step, `traces/<phase>-<kind>/step-<step>.jsonl`."""
-        path = self.traces / f"{phase}-{kind}" / f"step-{step:06d}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = self._trace(phase, kind, step)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_writer(path) as file:
             for record in records:
                 file.write(json.dumps(asdict(record), ensure_ascii=False) + "\n")
         return path
 
+    def _trace(self, phase: int, kind: str, step: int) -> Path:
+        return self.traces / f"{phase}-{kind}" / f"step-{step:06d}.jsonl"
+
+    def read_traces(self, path: Path) -> list[TraceRecord]:
+        return [TraceRecord(**row) for row in _read_lines(path)]
+
     def write_batch(self, data: bytes) -> str:
         """Keeps a step's batch; answers its SHA-256, which is its name."""
         digest = hashlib.sha256(data).hexdigest()
-        self.batches.mkdir(exist_ok=True)
+        with writing(self.batches):
+            self.batches.mkdir(exist_ok=True)
         with atomic_writer(self._batch(digest), "wb") as file:
             file.write(data)
         return digest
@@ -322,63 +269,80 @@ class RunDirectory:
     def read_batch(self, digest: str) -> bytes:
         """Raises DataError if it is not there or not what was written."""
         path = self._batch(digest)
-        if not path.exists():
-            raise DataError(f"{path} is missing: the run cannot be taken up without it")
-        data = path.read_bytes()
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise DataError(f"{path} is missing") from None
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != digest:
             raise DataError(f"{path} is damaged: its content does not have the SHA-256 of its name")
         return data
+
+    def batch_damage(self, digest: str) -> str | None:
+        """What is wrong with a batch, or None; reads it."""
+        try:
+            self.read_batch(digest)
+        except DataError as error:
+            return str(error)
+        return None
 
     def drop_batches(self, keep: Container[str]) -> None:
         """Removes the batches that no checkpoint needs any more."""
         for path in self.batches.glob("*.safetensors"):
             if path.stem not in keep:
-                path.unlink(missing_ok=True)
+                _remove(path)
 
     def _batch(self, digest: str) -> Path:
         return self.batches / f"{digest}.safetensors"
-
-    def read_traces(self, path: Path) -> list[TraceRecord]:
-        return [TraceRecord(**row) for row in _read_lines(path)]
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint after `step` training steps lies, or would."""
         return self.checkpoints / f"step-{step:06d}"
 
-    @contextmanager
-    def checkpoint(self, step: int) -> Iterator[Path]:
-        """A folder to fill, which is `checkpoints/step-<step>/` once the block has ended well.
+    def checkpoint_name(self, step: int) -> str:
+        """Its path within the run's directory."""
+        return str(self.checkpoint_path(step).relative_to(self.path))
 
-        Raises FileExistsError if there is such a checkpoint already.
+    def checkpoint(self, step: int) -> AbstractAsyncContextManager[Path]:
+        """A folder to fill, which is `checkpoints/step-<step>/` once the block has ended well."""
+        return new_checkpoint(self.checkpoint_path(step))
+
+    def checkpoint_damage(self, path: str) -> str | None:
+        """What is wrong with a checkpoint, or None; reads it. Of it and of the two below, `path` is
+        relative to the run's directory.
         """
-        final = self.checkpoint_path(step)
-        if final.exists():
-            raise FileExistsError(f"{final} exists already")
-        partial = self.checkpoints / f".{final.name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)  # of a driver that died while filling it
-        partial.mkdir(parents=True)
-        yield partial
-        partial.rename(final)
+        return find_damage(self.path / path)
 
-    def remove_checkpoint(self, path: str) -> None:
-        """`path` is relative to the run's directory."""
-        shutil.rmtree(self.path / path, ignore_errors=True)
+    def set_aside(self, path: str) -> str | None:
+        """Gives a damaged checkpoint another name; answers it, or None if it has none."""
+        aside = None
+        with suppress(OSError):  # it is not used, wherever it lies
+            aside = set_aside(self.path / path)
+        return str(aside.relative_to(self.path)) if aside else None
 
+    def hide_checkpoint(self, path: str) -> None:
+        """It no longer counts, and goes with the next `sweep`."""
+        with writing(self.path / path), suppress(FileNotFoundError):
+            hide_checkpoint(self.path / path)
 
-@contextmanager
-def atomic_writer(path: Path, mode: Literal["w", "wb"] = "w") -> Iterator[IO[Any]]:
-    """A file, text or bytes, that appears under its name whole, or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    # A lone surrogate, which text out of JSON may hold, becomes the escape JSON has for it.
-    encoding, errors = ("utf-8", "backslashreplace") if mode == "w" else (None, None)
-    try:
-        with temporary.open(mode, encoding=encoding, errors=errors) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    def sweep(self) -> None:
+        """Removes the checkpoints that are hidden, and those that were never filled."""
+        sweep(self.checkpoints)
+
+    def clean(self, batches: Container[str], checkpoints: Container[str]) -> None:
+        """Removes what drivers that died left half done, and the batches and checkpoints that the
+        journal does not know, by their digests and paths.
+        """
+        for path in self.checkpoints.glob("step-*"):
+            relative = str(path.relative_to(self.path))
+            if relative not in checkpoints and _CHECKPOINT.fullmatch(path.name):
+                self.hide_checkpoint(relative)
+        self.sweep()
+        for folder in (self.path, self.batches, *self.traces.glob("*/")):
+            for path in folder.glob(".*.tmp"):
+                _remove(path)
+        self.drop_batches(batches)
 
 
 def all_runs(runs_dir: Path) -> list[RunDirectory]:
@@ -391,8 +355,18 @@ def latest_run(runs_dir: Path) -> RunDirectory | None:
     return next(reversed(all_runs(runs_dir)), None)
 
 
+def _remove(path: Path) -> None:
+    with writing(path):
+        path.unlink(missing_ok=True)
+
+
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+    rows: list[dict[str, Any]] = []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with suppress(ValueError):  # of what was spoilt
+                if line.endswith("\n"):
+                    rows.append(json.loads(line))
+    return rows

@@ -6,10 +6,12 @@ in `orchestrator.metrics`. What recovery needs is the journal's, not telemetry's
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
@@ -21,6 +23,7 @@ from orchestrator.console import (
     evaluations_table,
     samples_table,
 )
+from orchestrator.disk import writing
 from orchestrator.metrics import SPANS, check_metrics
 from orchestrator.rundir import Evaluation, RunDirectory, StepRow, TraceRecord
 
@@ -197,25 +200,37 @@ class Telemetry:
 
 
 class TensorBoard:
-    """Scalars in TensorBoard's own files, by its own writer: torch is not needed."""
+    """Scalars in TensorBoard's own format: torch is not needed, and no thread, whose failure would
+    show as a traceback. Raises InfrastructureError if the disk does not take them.
+    """
 
     def __init__(self, run: RunDirectory, steps_done: int = 0) -> None:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        # Generated modules, whose names a type checker cannot see.
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = EventFileWriter(str(run.tensorboard), flush_secs=10)
+        name = f"events.out.tfevents.{time.time_ns():020d}.{socket.gethostname()}.{os.getpid()}"
+        self._path = run.tensorboard / name
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._records = RecordWriter(self._path.open("wb"))
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         if steps_done:  # readers forget what a driver that died wrote of later steps
-            from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore
-
             start = SessionLog(status=SessionLog.START)
-            self._writer.add_event(Event(step=steps_done + 1, session_log=start))
+            self._write(Event(step=steps_done + 1, session_log=start))
 
     def add(self, scalars: Mapping[str, float], step: int, at_s: float) -> None:
-        # Generated modules, whose names a type checker cannot see.
         from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
         from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        self._writer.add_event(Event(wall_time=at_s, step=step, summary=Summary(value=values)))
+        self._write(Event(wall_time=at_s, step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Any) -> None:
+        with writing(self._path):
+            self._records.write(event.SerializeToString())
+            self._records.flush()
 
     def close(self) -> None:
-        self._writer.close()
+        with suppress(OSError):  # of a write that failed already
+            self._records.close()

@@ -1,6 +1,7 @@
 """Waiting for actors: a deadline, a name for what is awaited, and errors as they were raised."""
 
 import asyncio
+import errno
 
 import pytest
 from ray.exceptions import ActorDiedError, RayTaskError
@@ -45,6 +46,15 @@ async def test_an_unforeseen_error_of_an_actor_keeps_its_traceback():
             5.0, "a training step", fail(task_error(ZeroDivisionError("division by zero")))
         )
     assert "division by zero" in str(caught.value)
+
+
+async def test_what_the_machine_refused_an_actor_is_one_line():
+    cause = OSError(errno.EIO, "Input/output error", "/runs/run-1/checkpoints/step-000003")
+    with pytest.raises(InfrastructureError) as caught:
+        await within(5.0, "reading a checkpoint", fail(task_error(cause)))
+    assert str(caught.value) == (
+        "reading a checkpoint: [Errno 5] Input/output error: '/runs/run-1/checkpoints/step-000003'"
+    )
 
 
 async def test_a_dead_actor_is_named():

@@ -9,7 +9,7 @@ from redis import ResponseError
 from run_samples import evaluation, step_commit
 
 import orchestrator.journal
-from judging.errors import ConfigurationError, GavelError
+from judging.errors import ConfigurationError, GavelError, InfrastructureError
 from orchestrator.journal import RunJournal
 
 
@@ -197,3 +197,37 @@ def test_commit_is_frozen():
     with pytest.raises(AttributeError):
         step_commit(1).step = 2  # pyright: ignore
     assert replace(step_commit(1), step=2).step == 2
+
+
+def test_what_is_taken_back_goes_at_once_and_once(journal, client):
+    for step in (1, 2, 3):
+        journal.commit_step(step_commit(step))
+    journal.record_checkpoint("checkpoints/step-000003", 3, phase=0, phase_step=3)
+    lost = {"commits:0": ["2", "3"], "checkpoints": ["checkpoints/step-000003"]}
+    why = {"from_step": 3, "to_step": 1, "why": "a batch is gone"}
+    assert journal.take_back("rolled_back", why, lost, {"step": 1, "metrics": {}})
+    assert [commit.step for commit in journal.commits(0)] == [1]
+    assert journal.checkpoints() == ()
+    snapshot = journal.snapshot()
+    assert (snapshot.step, snapshot.metrics, snapshot.weight_version) == (1, {}, 3)
+    event = snapshot.events[-1]
+    assert (event["event"], event["from_step"], event["why"]) == (
+        "rolled_back",
+        3,
+        "a batch is gone",
+    )
+    before = everything(client)
+    assert not journal.take_back("rolled_back", why, lost, {"step": 0})
+    assert everything(client) == before
+    assert journal.commit_step(step_commit(2))  # trained again
+
+
+def test_a_driver_that_was_replaced_takes_nothing_back(journal, client):
+    journal.commit_step(step_commit(1))
+    client.hset("gavel:{run-1}:run", "epoch", 2)
+    before = everything(client)
+    replaced = RunJournal(client, "run-1", epoch=1)
+    with pytest.raises(InfrastructureError, match="another driver has taken over"):
+        replaced.take_back("rolled_back", {}, {"commits:0": ["1"]}, {"step": 0})
+    assert everything(client) == before
+    assert RunJournal(client, "run-1", epoch=2).take_back("gone", {}, {"commits:0": ["1"]}, {})

@@ -1,6 +1,7 @@
 """Where a run goes on, by a journal in a real Redis; and what may not change meanwhile."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from run_samples import evaluation, step_commit
@@ -11,6 +12,11 @@ from orchestrator.journal import RunJournal
 from orchestrator.resume import Position, check_unchanged, evaluated, find_position
 
 KINDS = ["evaluate", "distill", "evaluate", "reinforce", "evaluate"]
+WHOLE = SimpleNamespace(  # what is on disk
+    checkpoint_damage=lambda path: None,
+    batch_damage=lambda digest: None,
+    checkpoint_name=lambda step: f"checkpoints/{step}",
+)
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
 
 
@@ -39,14 +45,14 @@ def end_distillation(journal):
 
 
 def test_a_run_that_committed_nothing_begins_at_the_beginning(journal):
-    assert find_position(journal, KINDS) == Position()
-    assert find_position(journal, KINDS).weights is None
+    assert find_position(journal, KINDS, WHOLE) == Position()
+    assert find_position(journal, KINDS, WHOLE).weights is None
 
 
 def test_without_a_checkpoint_all_steps_are_replayed(journal):
     journal.end_phase(0, 0)
     distil(journal, 1, 2)
-    position = find_position(journal, KINDS)
+    position = find_position(journal, KINDS, WHOLE)
     assert (position.phase, position.step, position.weights) == (1, 2, None)
     assert [commit.step for commit in position.replay] == [1, 2]
     assert (position.steps, position.trained, position.weight_version) == (0, "base", 0)
@@ -56,14 +62,14 @@ def test_with_one_those_after_it(journal):
     journal.end_phase(0, 0)
     distil(journal, 1, 2, 3)
     checkpoint(journal, 2, 1, 2)
-    position = find_position(journal, KINDS)
+    position = find_position(journal, KINDS, WHOLE)
     assert (position.step, position.weights) == (3, "checkpoints/2")
     assert [commit.step for commit in position.replay] == [3]
 
 
 def test_a_phase_that_has_ended_is_not_entered_again(journal):
     end_distillation(journal)
-    position = find_position(journal, KINDS)
+    position = find_position(journal, KINDS, WHOLE)
     assert (position.phase, position.step, position.replay) == (2, 0, ())
     assert (position.weights, position.weight_version) == ("checkpoints/3", 1)
     assert (position.steps, position.trained) == (3, "distill")
@@ -75,7 +81,7 @@ def test_a_later_phase_has_the_weights_before_it_as_its_reference(journal):
     for step in (1, 2, 3):
         journal.commit_step(step_commit(step, 3, kind="reinforce", weight_version=1 + step))
     checkpoint(journal, 5, 3, 2)
-    position = find_position(journal, KINDS)
+    position = find_position(journal, KINDS, WHOLE)
     assert (position.phase, position.step, position.weight_version) == (3, 3, 4)
     assert [commit.step for commit in position.replay] == [3]
     assert position.before is not None
@@ -85,14 +91,14 @@ def test_a_later_phase_has_the_weights_before_it_as_its_reference(journal):
 def test_a_run_whose_phases_have_all_ended_is_at_its_end(journal):
     for index in range(len(KINDS)):
         journal.end_phase(index, index)
-    assert find_position(journal, KINDS).phase == len(KINDS)
+    assert find_position(journal, KINDS, WHOLE).phase == len(KINDS)
 
 
 def test_a_journal_with_a_hole_is_refused(journal):
     journal.end_phase(0, 0)
     distil(journal, 1, 3)
     with pytest.raises(InfrastructureError, match="lacks steps of phase 1"):
-        find_position(journal, KINDS)
+        find_position(journal, KINDS, WHOLE)
 
 
 def test_evaluations_of_phases_that_ended_are_kept(journal):

@@ -21,13 +21,13 @@ from judging.records import (
     Verdict,
 )
 from orchestrator.config_loading import load_config
+from orchestrator.disk import atomic_writer
 from orchestrator.resume import run_to_resume
 from orchestrator.rundir import (
     RunDirectory,
     StepRow,
     Summary,
     TraceRecord,
-    atomic_writer,
     latest_run,
 )
 from rewards.protocol import RewardResult
@@ -112,6 +112,14 @@ def test_a_batch_is_named_by_its_content_and_a_damaged_one_is_refused(run):
     (run.batches / f"{other}.safetensors").write_bytes(b"othar")
     with pytest.raises(DataError, match="is damaged"):
         run.read_batch(other)
+
+
+def test_a_spoilt_summary_is_none_and_a_spoilt_configuration_is_named(run):
+    run.summary.write_text('{"status": "do')
+    assert run.read_summary() is None
+    run.config.write_text("seed: [7")
+    with pytest.raises(DataError, match=r"config\.yaml cannot be read: put it back from a copy"):
+        run.read_config()
 
 
 def step_row(step: int) -> StepRow:
@@ -201,23 +209,6 @@ def test_trace_record_tells_a_judgment_apart():
     assert (record.tokens, record.finish_reason) == (3, "length")
     assert (record.weight_version_min, record.weight_version_max) == (4, 5)
     assert record.question == "Q" * 500
-
-
-def test_checkpoint_appears_when_it_is_whole(run):
-    def write_half() -> None:
-        with run.checkpoint(3) as folder:
-            (folder / "stale").write_text("half")
-            raise RuntimeError("killed")
-
-    with pytest.raises(RuntimeError):
-        write_half()
-    assert list(run.checkpoints.glob("step-*")) == []
-    with run.checkpoint(3) as folder:
-        (folder / "config.json").write_text("{}")
-    assert os.listdir(run.checkpoints) == ["step-000003"]
-    assert os.listdir(run.checkpoints / "step-000003") == ["config.json"]
-    with pytest.raises(FileExistsError, match="step-000003"):
-        run.checkpoint(3).__enter__()
 
 
 def test_latest_run_is_the_one_begun_last(tmp_path):

@@ -83,8 +83,7 @@ def test_finished_run_is_read_from_its_directory_without_a_server(runs):
     metrics = {"loss": 0.25, "a_metric_of_another_version": 1.0}
     run.append_step(StepRow("distill", 0, 20, 20, 1005.0, metrics))
     run.append_evaluation(evaluation("base", 0, 0.5, flip_rate=None), 1000.0)
-    with run.checkpoint(20):
-        pass
+    run.checkpoint_path(20).mkdir(parents=True)
     run.write_summary(Summary("run-1", "done", 7, 5.0, (), 0, {}))
     before = sorted(str(path) for path in run.path.rglob("*"))
     seen = status(runs)
