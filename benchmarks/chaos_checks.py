@@ -12,7 +12,8 @@ from learning.settings import ModelSpec
 from orchestrator.cluster import ray_cluster
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import config_from_tree
-from orchestrator.journal import Checkpoint, RunJournal, StepCommit
+from orchestrator.journal import RunJournal
+from orchestrator.journal_records import Checkpoint, StepCommit
 from orchestrator.position import Position
 from orchestrator.recovery import replay
 from orchestrator.rundir import RunDirectory

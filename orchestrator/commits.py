@@ -8,7 +8,7 @@ from pathlib import Path
 
 from learning.batches import dump_batches
 from learning.windows import TrainSample
-from orchestrator.journal import StepCommit
+from orchestrator.journal_records import StepCommit
 from orchestrator.recovery import on_learners
 from orchestrator.resume import drop_old
 from orchestrator.run import Run

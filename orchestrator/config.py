@@ -121,6 +121,10 @@ class StoreSection(Section):
     """The Redis server that holds the journal."""
 
     url: str | None = None  # redis:// or rediss://; None: a private server of the run
+    prefix: Annotated[str, Field(pattern=r"^[\w.:-]+$")] = "gavel"  # of the keys, <prefix>:{<run>}:
+    patience_s: Annotated[float, Field(ge=0)] = (
+        120.0  # for a store that fails while the run goes on
+    )
 
 
 class CheckpointSection(Section):

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from importlib.metadata import version
 from typing import Any
 
@@ -43,7 +43,7 @@ from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.run import Run
 from orchestrator.rundir import RunDirectory
-from orchestrator.store import open_store
+from orchestrator.store import Store, open_store
 from orchestrator.summary import FinalStatus, Summary
 from orchestrator.telemetry import Telemetry
 
@@ -65,7 +65,7 @@ def run(config: RunConfig) -> int:
         check_unchanged(directory.read_config(), config_tree(config))
     with ExitStack() as stack:
         memory = stack.enter_context(PeakMemory())
-        store = stack.enter_context(open_store(config.store.url, directory.path))
+        store = stack.enter_context(_open_store(config, directory))
         directory.write_config(dump_config(config))
         lease = Lease(store.client, run_id, is_alone=config.store.url is None)
         epoch = stack.enter_context(lease.hold(wait_s=TAKEOVER_S, say=_say_aside))
@@ -127,8 +127,19 @@ def end_run(journal: RunJournal, directory: RunDirectory, summary: Summary) -> l
     return failures
 
 
+def _open_store(config: RunConfig, directory: RunDirectory) -> AbstractContextManager[Store]:
+    section = config.store
+    return open_store(
+        section.url,
+        directory.path,
+        prefix=section.prefix,
+        patience_s=section.patience_s,
+        say=_say_aside,
+    )
+
+
 def _say_aside(text: str) -> None:
-    """Before there is a console; standard output may be for a program."""
+    """Without a console; standard output may be for a program."""
     print(text, file=sys.stderr)
 
 

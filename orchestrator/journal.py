@@ -1,6 +1,6 @@
 """The run's journal in Redis: what was begun, what was committed, and what happened when.
 
-Owns the keys under `gavel:{<run id>}:`, of which one hash tag keeps them in one slot:
+Owns the keys under `<store.prefix>:{<run id>}:`, of which one hash tag keeps them in one slot:
 
     run            hash    identity, configuration, current phase, last commit, status
     phases         hash    phase index -> how it began
@@ -9,12 +9,13 @@ Owns the keys under `gavel:{<run id>}:`, of which one hash tag keeps them in one
     checkpoints    hash    path -> checkpoint
     ended          hash    phase index -> how it ended
     lease          string  the driver that may write (orchestrator/lease.py)
-    commands       list    what people ask of the run, until it is done
+    drivers        hash    what each driver did once, and how many plain events it wrote
+    commands       hash    what people ask of the run, until it is done
     answers        hash    command -> what came of it
     events         stream  everything above and more, for people; trimmed
 
-Values are JSON. Every write but a plain event is one script that does all of it exactly once,
-so a lost answer can be asked for again. Large payloads are files, here only by hash.
+Values are JSON. Every write may be sent again when its answer was lost: it sets one field, or it is
+one script that does all of it exactly once. Large payloads are files, here only by hash.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from redis import Redis
-
 from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.disk import atomic_writer
+from orchestrator.journal_records import Checkpoint, Command, RunSnapshot, StepCommit
 from orchestrator.journal_scripts import TAKE_BACK
 from orchestrator.metrics import check_metrics
 from orchestrator.rundir import Evaluation
+from orchestrator.store_client import Client
 from rewards.protocol import Json
 
 EVENTS_KEPT = 10_000  # roughly: Redis trims whole nodes of the stream
@@ -53,64 +54,13 @@ redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1
 """
 
-
-@dataclass(frozen=True, slots=True)
-class StepCommit:
-    """One finished optimizer step (distill) or rollout step (reinforce)."""
-
-    phase: int  # index of the phase in the run
-    kind: str  # of the phase
-    step: int  # within the phase, from 1
-    weight_version: int  # of the weights after the step
-    consumed: tuple[str, ...]  # uids trained on, one entry for each time
-    drawn: int  # units of data that the phase took up to this step, those it dropped included
-    metrics: Mapping[str, float]
-    batch_hash: str | None  # of the file that holds the step's batch
-    committed_at_s: float  # wall clock, Unix time
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A complete checkpoint: weights and trainer state after `steps` training steps of the run."""
-
-    path: str  # relative to the run's directory
-    steps: int
-    phase: int  # index of the phase
-    phase_step: int  # steps of that phase
-    at_s: float  # wall clock, Unix time
-
-
-@dataclass(frozen=True, slots=True)
-class RunSnapshot:
-    """What the journal knows of a run at one moment; None: not yet."""
-
-    run_id: str
-    status: str  # "running", or what the run finished as
-    seed: int
-    config_yaml: str
-    versions: Mapping[str, str]
-    started_at_s: float
-    finished_at_s: float | None
-    phase: int | None
-    kind: str | None
-    total_steps: int | None  # of the current phase, if it is known
-    step: int  # last committed one of the current phase
-    weight_version: int
-    committed_at_s: float | None
-    metrics: Mapping[str, float]  # of the last commit
-    evaluations: tuple[Mapping[str, Json], ...] = field(default=())  # in the order they were made
-    checkpoints: tuple[Mapping[str, Json], ...] = field(default=())
-    events: tuple[Mapping[str, Json], ...] = field(default=())  # the last few, oldest first
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What somebody asks of a running run."""
-
-    id: str
-    verb: str  # attach, detach or weight
-    name: str  # of the reward in the mix
-    arguments: Mapping[str, Any]
+# KEYS: drivers, events. ARGV: who writes, the count of its events, the event, its data, how many
+# are kept.
+_EVENT = """
+if tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) >= tonumber(ARGV[2]) then return end
+redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'event', ARGV[3], 'data', ARGV[4])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+"""
 
 
 class RunJournal:
@@ -121,7 +71,7 @@ class RunJournal:
 
     def __init__(
         self,
-        client: Redis,
+        client: Client,
         run_id: str,
         *,
         epoch: int | None = None,
@@ -133,7 +83,9 @@ class RunJournal:
         self._clock = clock
         self._write_once = client.register_script(_WRITE_ONCE)
         self._take_back = client.register_script(TAKE_BACK)
-        self._token = uuid.uuid4().hex  # tells a repeated `begin_run` from another driver's
+        self._write_event = client.register_script(_EVENT)
+        self._events_written = 0
+        self._token = uuid.uuid4().hex  # tells a repeated write from another driver's
 
     def begin_run(self, config_yaml: str, versions: Mapping[str, str], seed: int) -> None:
         """Raises ConfigurationError if the journal already holds a run of this id."""
@@ -157,16 +109,16 @@ class RunJournal:
 
     def resume_run(self, config_yaml: str, versions: Mapping[str, str]) -> None:
         """The run goes on, under this driver."""
+        self._token, self._events_written = uuid.uuid4().hex, 0
         now = self._clock()
-        fields = {"status": "running", "config_yaml": config_yaml, "versions": dict(versions)}
-        data = _dump({"at_s": now, "step": self._read(self._key("run"), "step")})
-        with self._client.pipeline(transaction=True) as batch:
-            batch.hdel(self._key("run"), "finished_at_s")
-            batch.hset(self._key("run"), mapping={k: _dump(v) for k, v in fields.items()})
-            batch.xadd(
-                self._key("events"), {"event": "run_resumed", "data": data}, maxlen=EVENTS_KEPT
-            )
-            batch.execute()
+        fields = {
+            "status": "running",
+            "config_yaml": config_yaml,
+            "versions": dict(versions),
+            "finished_at_s": None,
+        }
+        data = {"at_s": now, "step": self._read(self._key("run"), "step")}
+        self._once(self._key("drivers"), f"{self._token}/began", now, "run_resumed", data, fields)
 
     def begin_phase(self, index: int, kind: str, total_steps: int | None) -> bool:
         """`total_steps` is None where only a target ends the phase."""
@@ -238,36 +190,34 @@ class RunJournal:
         return self._is_done(taken)
 
     def event(self, event: str, /, **fields: Json) -> None:
-        """Adds to the stream of events; after a lost answer an event may appear twice."""
+        """Adds to the stream of events."""
         data = _dump({"at_s": self._clock(), **fields})
-        self._client.xadd(self._key("events"), {"event": event, "data": data}, maxlen=EVENTS_KEPT)
+        self._events_written += 1
+        self._write_event(
+            keys=[self._key("drivers"), self._key("events")],
+            args=[f"{self._token}/events", self._events_written, event, data, EVENTS_KEPT],
+        )
 
     # ---- commands ------------------------------------------------------------------------------
 
     def ask(self, verb: str, name: str, arguments: Mapping[str, Json]) -> str:
         """Leaves a command for the driver; returns its id."""
-        command = Command(uuid.uuid4().hex, verb, name, arguments)
-        self._client.rpush(self._key("commands"), _dump(asdict(command)))
+        command = Command(uuid.uuid4().hex, verb, name, arguments, self._clock())
+        self._client.hset(self._key("commands"), command.id, _dump(asdict(command)))
         return command.id
 
     def waiting_commands(self) -> list[Command]:
         """In the order they were given."""
-        waiting: Any = self._client.lrange(self._key("commands"), 0, -1)
-        return [Command(**json.loads(value)) for value in waiting]
+        asked = (Command(**record) for record in self._read_all("commands").values())
+        waiting = [command for command in asked if self.answer(command.id) is None]
+        return sorted(waiting, key=lambda command: command.asked_at_s)
 
     def finish_command(self, command: Command, told: str, *, ok: bool, **place: Json) -> None:
-        """Answers a command, writes it down as an event and takes it out, all at once."""
+        """Answers a command, writes that down as an event, and takes the command out."""
         answer = {"ok": ok, "told": told}
         data = {"at_s": self._clock(), **asdict(command), **answer, **place}
-        with self._client.pipeline(transaction=True) as batch:
-            batch.hset(self._key("answers"), command.id, _dump(answer))
-            batch.xadd(
-                self._key("events"),
-                {"event": f"reward_{command.verb}", "data": _dump(data)},
-                maxlen=EVENTS_KEPT,
-            )
-            batch.lpop(self._key("commands"))
-            batch.execute()
+        self._once(self._key("answers"), command.id, answer, f"reward_{command.verb}", data, {})
+        self._client.hdel(self._key("commands"), command.id)  # which waits no more, once answered
 
     def answer(self, command_id: str) -> Mapping[str, Any] | None:
         """What came of a command; None while it waits."""
@@ -281,11 +231,12 @@ class RunJournal:
         return self._read(self._key("run"), "rewards")
 
     def finish(self, status: str) -> bool:
-        """The first status that a run finishes with stands."""
+        """The first status that this driver gives stands."""
         now = self._clock()
         data = {"at_s": now, "status": status}
-        run = self._key("run")
-        return self._once(run, "finished_at_s", now, "run_finished", data, {"status": status})
+        fields = {"status": status, "finished_at_s": now}
+        guard_field = f"{self._token}/finished"
+        return self._once(self._key("drivers"), guard_field, now, "run_finished", data, fields)
 
     # ---- what a driver that resumes needs --------------------------------------------------------
 
@@ -379,7 +330,7 @@ class RunJournal:
             start = f"({page[-1][0]}"
 
     def _key(self, name: str) -> str:
-        return f"gavel:{{{self.run_id}}}:{name}"
+        return self._client.key(self.run_id, name)
 
     def _once(
         self,
@@ -404,7 +355,8 @@ class RunJournal:
     def _is_done(self, answer: int) -> bool:
         if answer == -1:
             raise InfrastructureError(
-                f"another driver has taken over run {self.run_id!r}: this one wrote nothing more"
+                f"another driver has taken over run {self.run_id!r}, or its store has lost the "
+                "journal: this driver wrote nothing more"
             )
         return answer == 1
 

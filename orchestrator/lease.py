@@ -16,22 +16,25 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from redis import Redis
+from redis import RedisError
 
 from judging.errors import ConfigurationError, GavelError
+from orchestrator.store_client import Client
 
 LEASE_S = 10.0  # without a renewal
 _RENEWALS = 4  # within that time
 
-# KEYS: lease, run hash. ARGV: who asks, milliseconds, whether at once. Answers the new epoch; or 0,
-# the holder and the milliseconds that the lease still runs.
+# KEYS: lease, run hash. ARGV: who asks, milliseconds, whether at once. Answers the epoch, a new one
+# unless the same one asked before and lost the answer; or 0, the holder and the milliseconds that
+# the lease still runs.
 _ACQUIRE = """
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] and ARGV[3] == '0' then
   return {0, holder, redis.call('PTTL', KEYS[1])}
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-return {redis.call('HINCRBY', KEYS[2], 'epoch', 1), ARGV[1], ARGV[2]}
+local epoch = holder == ARGV[1] and redis.call('HGET', KEYS[2], 'epoch')
+return {tonumber(epoch or redis.call('HINCRBY', KEYS[2], 'epoch', 1)), ARGV[1], ARGV[2]}
 """
 
 # KEYS: lease, run hash. ARGV: who asks, milliseconds, epoch. Answers 1 if it still holds the lease,
@@ -52,14 +55,17 @@ class Lease:
     """
 
     def __init__(
-        self, client: Redis, run_id: str, *, lease_s: float = LEASE_S, is_alone: bool = False
+        self, client: Client, run_id: str, *, lease_s: float = LEASE_S, is_alone: bool = False
     ) -> None:
         self._run_id, self._lease_s, self._is_alone = run_id, lease_s, is_alone
-        self._keys = [f"gavel:{{{run_id}}}:{name}" for name in ("lease", "run")]
+        self._keys = [client.key(run_id, name) for name in ("lease", "run")]
         self._holder = f"{socket.gethostname()}, process {os.getpid()} ({uuid.uuid4().hex[:8]})"
+        # Renewing and giving back must not hold up the driver's end while the store is gone.
+        hasty = client.without_patience()
         self._scripts = {
-            name: client.register_script(text)
-            for name, text in (("acquire", _ACQUIRE), ("renew", _RENEW), ("release", _RELEASE))
+            "acquire": client.register_script(_ACQUIRE),
+            "renew": hasty.register_script(_RENEW),
+            "release": hasty.register_script(_RELEASE),
         }
         self.epoch = 0
 
@@ -78,9 +84,10 @@ class Lease:
             yield self.epoch
         finally:
             done.set()
-            thread.join(timeout=self._lease_s)
-            with suppress(GavelError):  # the store is gone: the lease runs out by itself
-                self._scripts["release"](keys=self._keys[:1], args=[self._holder])
+            thread.join(timeout=1.0)
+            if not thread.is_alive():  # else the store hangs, and the lease runs out by itself
+                with suppress(GavelError, RedisError):
+                    self._scripts["release"](keys=self._keys[:1], args=[self._holder])
 
     def renew(self) -> bool:
         """Whether this driver still may write."""
@@ -113,5 +120,5 @@ class Lease:
             try:
                 if not self.renew():
                     return  # the next write says so
-            except GavelError:
+            except (GavelError, RedisError):
                 continue  # the store does not answer: the driver's own calls meet that too

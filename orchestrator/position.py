@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol, cast
 
 from judging.errors import DataError, InfrastructureError
-from orchestrator.journal import Checkpoint, StepCommit
+from orchestrator.journal_records import Checkpoint, StepCommit
 from orchestrator.rundir import EvaluatedPhase
 
 

@@ -7,7 +7,8 @@ event. It is taken out only when it is done, so that none is lost with a driver.
 from __future__ import annotations
 
 from judging.errors import ConfigurationError, GavelError
-from orchestrator.journal import Command, RunJournal
+from orchestrator.journal import RunJournal
+from orchestrator.journal_records import Command
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.telemetry import Telemetry
 from rewards.settings import parse_reward_use

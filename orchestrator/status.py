@@ -19,7 +19,8 @@ from rich.text import Text
 
 from judging.errors import ConfigurationError
 from orchestrator.console import duration, evaluations_table, output_console, printable, value
-from orchestrator.journal import RunJournal, RunSnapshot
+from orchestrator.journal import RunJournal
+from orchestrator.journal_records import RunSnapshot
 from orchestrator.metrics import METRICS, is_declared, metric
 from orchestrator.rundir import RunDirectory, all_runs, latest_run
 from orchestrator.store import open_recorded_store, recorded_address

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from evaluation.metrics import EvaluationResult
-from orchestrator.journal import StepCommit
+from orchestrator.journal_records import StepCommit
 from orchestrator.rundir import EvaluatedPhase, Evaluation, TraceRecord
 
 

@@ -68,6 +68,16 @@ def test_a_driver_that_was_replaced_can_write_nothing_more(client):
         assert journal.commit_step(step_commit(2))
 
 
+def test_a_store_that_lost_the_journal_takes_nothing_more(client):
+    with Lease(client, "run").hold(wait_s=0.0, say=quiet) as epoch:
+        journal = RunJournal(client, "run", epoch=epoch)
+        journal.begin_run("", {}, 7)
+        client.flushall()
+        with pytest.raises(InfrastructureError, match="or its store has lost the journal"):
+            journal.commit_step(step_commit(1))
+        assert client.keys() == []
+
+
 def test_one_that_only_stopped_for_long_goes_on(client):
     lease = Lease(client, "run", lease_s=0.1)
     lease._acquire(0.0, quiet)

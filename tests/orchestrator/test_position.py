@@ -6,7 +6,7 @@ import pytest
 from run_samples import step_commit
 
 from judging.errors import DataError, InfrastructureError
-from orchestrator.journal import Checkpoint
+from orchestrator.journal_records import Checkpoint
 from orchestrator.position import Damage, History, locate
 
 KINDS = ["evaluate", "distill", "evaluate", "reinforce", "evaluate"]

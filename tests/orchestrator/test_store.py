@@ -6,61 +6,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
+from redis_servers import free_port, redis_server, server_pid, wait_until_gone
 
 from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.store import (
     PASSWORD_VARIABLE,
-    _redis_binary,
     open_recorded_store,
     open_store,
     recorded_address,
     without_password,
 )
-
-
-def server_pid(client) -> int:
-    return client.info("server")["process_id"]
-
-
-def wait_until_gone(pid: int, timeout_s: float = 10.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, f"process {pid} goes on"
-        time.sleep(0.02)
-
-
-@contextmanager
-def redis_server(*arguments: str, socket_path: str | None = None, port: int = 0):
-    """A server that is not the driver's own."""
-    server = subprocess.Popen(
-        [_redis_binary(), "--port", str(port), "--save", "", *arguments],
-        stdout=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 10
-    try:
-        while not (os.path.exists(socket_path) if socket_path else is_listening(port)):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield server
-    finally:
-        server.terminate()
-        server.wait(10)
-
-
-def is_listening(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_private_server_is_private_and_durable(tmp_path):
