@@ -10,7 +10,11 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+from judging.errors import InfrastructureError
+
+STARTS = 3  # Ray gives a node 30 s to come up, which a busy machine may not keep
 OBJECT_STORE_BYTES = 256 * 2**20  # trajectories and batches; weights do not pass through it
 
 
@@ -37,13 +41,26 @@ def ray_cluster(cpus: int) -> Iterator[None]:
         "object_store_memory": OBJECT_STORE_BYTES,
         "_node_ip_address": "127.0.0.1",
     }
-    ray.init(
-        namespace="gavel",
-        logging_level=logging.ERROR,
-        log_to_driver=os.environ.get("GAVEL_ACTOR_LOGS") == "1",
-        **({} if from_outside else own),
-    )
+    _connect({} if from_outside else own)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _connect(arguments: dict[str, Any]) -> None:
+    import ray
+
+    for attempt in range(1, STARTS + 1):
+        try:
+            ray.init(
+                namespace="gavel",
+                logging_level=logging.ERROR,
+                log_to_driver=os.environ.get("GAVEL_ACTOR_LOGS") == "1",
+                **arguments,
+            )
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            ray.shutdown()
+            if attempt == STARTS:
+                raise InfrastructureError(f"Ray did not start, {STARTS} times: {error}") from error
