@@ -45,6 +45,11 @@ class Engine:
         """Whether weights can be sent to it."""
         return self.health.state in (Health.HEALTHY, Health.SUSPECT, Health.STALE)
 
+    @property
+    def is_out(self) -> bool:
+        """Whether it will not come back."""
+        return self.health.state is Health.DEAD and not self.health.may_restart
+
 
 # Of each engine its answer or its error.
 Answers = dict[Engine, Any]
@@ -160,7 +165,7 @@ class RolloutFleet:
 
     def _free(self) -> int | None:
         if len(self._loads) < self._spec.settings.min_workers:
-            if not any(engine.is_up or engine.health.may_restart for engine in self.engines):
+            if all(engine.is_out for engine in self.engines):
                 raise InfrastructureError(self._lack())
             return None
         return self._loads.least()
@@ -192,9 +197,10 @@ class RolloutFleet:
         """
         if engine.actor is not actor:
             return
+        reason = reason.splitlines()[0]
         engine.health.failed(self._clock(), reason)
         engine.actor = None
-        self._tell(f"rollout worker {engine.number} is taken out: {reason.splitlines()[0]}")
+        self._tell(f"rollout worker {engine.number} is taken out: {reason}")
         _kill(actor)  # what it was writing fails at once, and goes to others
         await self._refresh(engine)
         self._spawn(self._bring_back(engine))
@@ -240,7 +246,7 @@ class RolloutFleet:
             except InfrastructureError as error:
                 if health.state is not Health.DEAD:
                     _kill(engine.actor)
-                    health.failed(self._clock(), str(error))
+                    health.failed(self._clock(), str(error).splitlines()[0])
                 continue
             self._tell(f"rollout worker {engine.number} takes work again")
             return

@@ -85,7 +85,7 @@ class Disturbed:
     def is_done(self) -> bool:
         """Starts a driver where there is none."""
         if self._driver is not None and (status := self._driver.poll()) is not None:
-            if status == 0:
+            if status == 0 or self._says_done():  # it may have been killed on its way out
                 return True
             if status != -KILL:
                 raise SystemExit(f"the driver ended with status {status}: see {self._log}")
@@ -98,6 +98,10 @@ class Disturbed:
                 )
             self.drivers += 1
         return False
+
+    def _says_done(self) -> bool:
+        path = self.path / "summary.json"
+        return path.exists() and json.loads(path.read_text())["status"] == "done"
 
     def finish(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s

@@ -171,6 +171,15 @@ async def test_below_min_workers_it_waits_and_then_says_for_what(cluster, tmp_pa
 
 @pytest.mark.integration
 @pytest.mark.timeout(240)
+async def test_when_all_are_out_their_work_waits_for_them(cluster, tmp_path):
+    async with fleet_of(tmp_path, workers=1) as (fleet, _):
+        answers = await asyncio.gather(*(fleet.generate(request(f"die/{n}")) for n in range(3)))
+        assert [answer[0].presentation_uid for answer in answers] == ["die/0", "die/1", "die/2"]
+        assert fleet.restarts == 1
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(240)
 async def test_a_worker_joins_while_others_work(cluster, tmp_path):
     async with fleet_of(tmp_path, workers=1) as (fleet, told):
         assert await fleet.add() == 1
