@@ -64,6 +64,8 @@ class RolloutWorker:
         )
         self._stop_token_ids = _stop_token_ids(spec, self._tokenizer)
         self._requests = 0
+        self._generates = asyncio.Event()  # not while it waits for weights
+        self._generates.set()
         self._engine: Any = None
 
     async def start(self) -> None:
@@ -110,6 +112,7 @@ class RolloutWorker:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         while True:
+            await self._generates.wait()
             first_version = self._version
             output = await self._run(request.token_ids, params)
             # A publication with pause: abort takes requests back; the new weights begin anew.
@@ -167,6 +170,7 @@ class RolloutWorker:
     async def pause(self, mode: PauseMode) -> None:
         """Generates nothing until new weights are there; `mode` says what becomes of the samples
         that are being written. Returns when they are held, finished or taken back."""
+        self._generates.clear()
         await self._engine.pause_generation(mode=_VLLM_PAUSE[mode], clear_cache=True)
 
     async def receive_weights(
@@ -185,6 +189,7 @@ class RolloutWorker:
         await self._engine.finish_weight_update(weight_version=str(version))
         self._version = version
         await self._engine.resume_generation()
+        self._generates.set()
         return await self.score_tokens(probe)
 
     async def score_tokens(self, token_ids: Sequence[int]) -> list[float]:

@@ -21,7 +21,7 @@ from fresh_engine import CONTEXT_TOKENS, NEW_TOKENS
 
 from actors.environment import engine_environment
 from actors.rollout import EngineSpec, GenerationRequest, RolloutWorker
-from actors.settings import RolloutSettings
+from actors.settings import PauseMode, RolloutSettings
 from actors.transfer import TensorEntry, TransferEndpoint, plan_buckets
 from judging.errors import DataError
 from judging.records import FinishReason
@@ -53,7 +53,7 @@ class Published:
     fresh: list[dict]  # answers of an engine started from the other one
     version: int = 0
 
-    async def publish(self, which: int) -> list[float]:
+    async def publish(self, which: int, pause: PauseMode = "keep") -> list[float]:
         """Sends a checkpoint's weights; returns the engine's log-probabilities of the probe."""
         from actors.gloo import send_buckets
 
@@ -65,6 +65,7 @@ class Published:
         manifest = plan_buckets(entries, BUCKET_BYTES)
         assert len(manifest) > 1
         self.version += 1
+        await self.worker.pause(pause)
         sending = asyncio.to_thread(send_buckets, self.group, manifest, iter(state.values()))
         receiving = self.worker.receive_weights(self.version, manifest, PROBE)
         return (await asyncio.gather(sending, receiving))[1]
@@ -183,15 +184,25 @@ async def test_a_publication_clears_the_prefix_cache(engine):
     assert await engine.cached_tokens() == 0
 
 
-async def test_samples_in_flight_go_on_and_carry_both_versions(engine):
+@pytest.mark.parametrize(
+    ("pause", "lowest", "highest"), [("keep", 0, 1), ("drain", 0, 0), ("abort", 1, 1)]
+)
+async def test_samples_in_flight_carry_the_versions_that_wrote_them(engine, pause, lowest, highest):
     before = engine.version
     long = request(LONG, samples=8, max_new_tokens=400)
     generating = asyncio.create_task(engine.worker.generate([long]))
     await asyncio.sleep(0.3)
-    await engine.publish(PUBLISHED)
+    await engine.publish(PUBLISHED, pause)
     (rollouts,) = await generating
     spans = {(rollout.weight_version_min, rollout.weight_version_max) for rollout in rollouts}
-    assert spans == {(before, before + 1)}
+    assert spans == {(before + lowest, before + highest)}
+    assert await engine.worker.progress() > 0
+    if lowest == highest:  # samples of one version are the learner's with those weights
+        which = PUBLISHED if lowest else STARTED
+        completions = [rollout.token_ids for rollout in rollouts]
+        expected = learner_logprobs(engine, which, LONG, completions, temperature=1.0)
+        gaps = [np.abs(r.logprobs - row) for r, row in zip(rollouts, expected, strict=True)]
+        assert np.concatenate(gaps).mean() <= LEARNER_TOLERANCE[engine.dtype]
     assert await engine.greedy() == engine.fresh  # nothing of the old weights is in the cache
     await engine.publish(STARTED)
 
