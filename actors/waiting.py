@@ -30,6 +30,7 @@ async def within(timeout_s: float, what: str, awaitable: Awaitable[T]) -> T:
             raise error.cause from None
         if isinstance(error.cause, OSError) and error.cause.strerror:  # its own line says it all
             raise InfrastructureError(f"{what}: {error.cause}") from error
-        raise InfrastructureError(f"{what}: {error}") from error
+        brief = f"{type(error.cause).__name__}: {error.cause}"
+        raise InfrastructureError(f"{what}: {brief}\n{error}") from error
     except RayError as error:
         raise InfrastructureError(f"{what}: {error}") from error

@@ -206,6 +206,9 @@ class Records:
         self.steps.append(metrics)
         self.ended_at_s.append(self._clock())
 
+    def open_units(self, _: int) -> dict[int, str]:
+        return {}
+
     def checkpoint_name(self, _: int) -> str:
         raise PhaseOver
 

@@ -22,6 +22,7 @@ from learning.settings import (
     Fraction,
     GrpoSettings,
     LearnerSettings,
+    PositiveFloat,
     PositiveInt,
 )
 from learning.tiny import TinyModel
@@ -132,6 +133,8 @@ class CheckpointSection(Section):
 
     every_steps: PositiveInt | None = None  # None: only at the ends of phases
     keep: PositiveInt = 2  # of those written within phases
+    # Judgments that no step has used yet are written down about as often.
+    open_work_every_s: PositiveFloat = 30.0
 
 
 class OutputSection(Section):

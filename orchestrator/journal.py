@@ -7,6 +7,7 @@ Owns the keys under `<store.prefix>:{<run id>}:`, of which one hash tag keeps th
     commits:<n>    hash    step of phase n -> its commit, with the uids it consumed
     evaluations    hash    "phase/step" -> evaluation
     checkpoints    hash    path -> checkpoint
+    open:<n>       hash    ticket -> file of a finished unit that no step of phase n used yet
     ended          hash    phase index -> how it ended
     lease          string  the driver that may write (orchestrator/lease.py)
     drivers        hash    what each driver did once, and how many plain events it wrote
@@ -188,6 +189,17 @@ class RunJournal:
             ],
         )
         return self._is_done(taken)
+
+    def record_open(self, phase: int, units: Mapping[int, str]) -> None:
+        """Finished units that no step has used yet: ticket -> digest of the file that holds it."""
+        fields: Any = {str(ticket): _dump(digest) for ticket, digest in units.items()}
+        self._client.hset(self._key(f"open:{phase}"), mapping=fields)
+
+    def forget_open(self, phase: int, tickets: Sequence[int]) -> None:
+        self._client.hdel(self._key(f"open:{phase}"), *map(str, tickets))
+
+    def open_units(self, phase: int) -> dict[int, str]:
+        return {int(ticket): digest for ticket, digest in self._read_all(f"open:{phase}").items()}
 
     def event(self, event: str, /, **fields: Json) -> None:
         """Adds to the stream of events."""

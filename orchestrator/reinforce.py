@@ -20,6 +20,7 @@ from learning.windows import TrainSample
 from orchestrator.commits import commit_step, end_training
 from orchestrator.config import ReinforcePhase, ReinforceSettings
 from orchestrator.material import orders_of
+from orchestrator.open_work import OpenWork
 from orchestrator.phases import shuffled_batches, trace_records
 from orchestrator.plan import per_unit, reinforce_steps, units_per_step
 from orchestrator.recovery import begin_on_learners, on_learners
@@ -67,9 +68,12 @@ class Rollouts:
     settings: ReinforceSettings
     weights: Mapping[str, float] = field(default_factory=dict)  # of each reward
     prompts: Mapping[str, JudgePrompt] = field(init=False)  # by the presentation's uid
+    open_work: OpenWork = field(init=False)
     _judged: list[Group] = field(default_factory=list)  # since failures were last looked at
 
     def __post_init__(self) -> None:
+        run, every_s = self.run, self.run.config.checkpoint.open_work_every_s
+        self.open_work = OpenWork(run.directory, run.journal, self.index, every_s=every_s)
         pairs = self.run.material.reinforce
         self.prompts = {p.presentation.uid: p for pair in pairs for p in pair.by_order.values()}
 
@@ -90,7 +94,15 @@ class Rollouts:
             steps=steps,
             drawn=drawn,
         )
-        return RolloutPump(schedule, islice(unit_stream(run), drawn, None), self._judge)
+        version = run.publisher.version
+        shown = {uid: prompt.presentation for uid, prompt in self.prompts.items()}
+        strict_tail = run.config.judge.strict_tail
+        left = self.open_work.recover(drawn, version, shown, strict_tail=strict_tail)
+        if left:
+            run.telemetry.say(f"taking up {len(left)} finished groups that no step has used yet")
+        recovered = {t: (self._outcome(g), list(g), oldest_version(g)) for t, g in left.items()}
+        units = islice(unit_stream(run), drawn, None)
+        return RolloutPump(schedule, units, self._judge, recovered)
 
     async def _judge(self, ticket: int, unit: Unit) -> Judged[list[Group]]:
         run, settings, rollout = self.run, self.settings, self.run.config.rollout
@@ -103,6 +115,7 @@ class Rollouts:
         if len(self._judged) >= settings.prompts_per_step:
             judged, self._judged = self._judged, []
             await run.panel.check_failures(judged, self.weights)
+        self.open_work.keep(ticket, groups)
         return self._outcome(groups), groups, oldest_version(groups)
 
     def _outcome(self, groups: Sequence[Group]) -> Outcome:
@@ -171,6 +184,7 @@ class Step:
                 metrics=metrics,
                 batches=self.batches,
             )
+            self.rollouts.open_work.used(self.batch.drawn)
         run.telemetry.step(self.number, metrics)
         run.telemetry.samples(self.number, records)
 
