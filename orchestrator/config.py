@@ -131,7 +131,7 @@ class StoreSection(Section):
 class CheckpointSection(Section):
     """When checkpoints are written; the end of a phase always writes one."""
 
-    every_steps: PositiveInt | None = None  # None: only at the ends of phases
+    every_steps: PositiveInt | None = 20  # None: only at the ends of phases
     keep: PositiveInt = 2  # of those written within phases
     # Judgments that no step has used yet are written down about as often.
     open_work_every_s: PositiveFloat = 30.0

@@ -1,0 +1,25 @@
+"""A short disturbed run: each kind of fault once. The long one is benchmarks/chaos.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+from chaos import KINDS, chaos
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+
+
+def test_a_disturbed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path):
+    """What was committed is checked in `chaos_checks`, which raises SystemExit."""
+    found = chaos(tmp_path, KINDS, steps=20, seed=1, pause_s=(0.0, 1.0))
+    assert found["faults"] == len(KINDS)
+    assert found["recovery_s"].keys() == {kind.name for kind in KINDS}
+    assert found["drivers"] == 2
+    assert found["steps"] == 20
+    assert found["pairs"] == 20 * 8
+    assert found["tensors"] > 0
