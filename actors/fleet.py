@@ -216,9 +216,8 @@ class RolloutFleet:
         """Makes the engines wait for weights; until `has_weights` no progress is asked of them."""
         for engine in engines:
             engine.health.paused(self._clock())
-        timeout_s = self._deadlines.publish_s
-        if mode == "drain":
-            timeout_s += self._deadlines.generate_s
+        is_drained = mode == "drain"
+        timeout_s = self._deadlines.generate_s if is_drained else self._deadlines.hang_s
         arguments = dict.fromkeys(engines, (mode,))
         return await self.ask(arguments, "pause", timeout_s=timeout_s)
 

@@ -23,9 +23,6 @@ from actors.transfer import Manifest
 from judging.errors import InfrastructureError
 from learning.windows import TrainSample
 
-# Of publish_s, for the transport: an engine that hangs shows before the learners seem to.
-_TRANSPORT_SHARE = 0.8
-
 
 @dataclass(frozen=True, slots=True)
 class Publication:
@@ -143,9 +140,10 @@ class WeightPublisher:
         if members == self._members:
             return {}
         per_engine = self._fleet.processes_per_engine
-        endpoint = await self._learners.open_rendezvous(
-            1 + per_engine * len(engines), self._deadlines.publish_s * _TRANSPORT_SHARE
-        )
+        # Of one bucket. Less than publish_s, so that an engine that hangs does not make the learners
+        # seem to.
+        timeout_s = min(self._deadlines.hang_s, 0.8 * self._deadlines.publish_s)
+        endpoint = await self._learners.open_rendezvous(1 + per_engine * len(engines), timeout_s)
         places = {e: (endpoint, 1 + per_engine * number) for number, e in enumerate(engines)}
         self._receiving = asyncio.create_task(
             self._fleet.ask(places, "join_transfer", timeout_s=self._deadlines.publish_s)

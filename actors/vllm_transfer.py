@@ -6,6 +6,8 @@ vLLM imports this module in its worker process before the model is loaded, becau
 
 from __future__ import annotations
 
+import ctypes
+import signal
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +27,7 @@ from actors.gloo import join_group, receive_buckets
 from actors.transfer import TransferEndpoint, manifest_from_wire
 
 BACKEND = "gloo"
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -89,4 +92,13 @@ class WorkerExtension:
     """Named in the engine's arguments so that vLLM's worker imports this module."""
 
 
+def _end_with_parent() -> None:
+    """Asks the kernel to end this process with the one that started it.
+
+    An actor that is killed cannot end its engine, which would keep its memory, or its GPU.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
+_end_with_parent()
