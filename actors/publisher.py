@@ -140,8 +140,8 @@ class WeightPublisher:
         if members == self._members:
             return {}
         per_engine = self._fleet.processes_per_engine
-        # Of one bucket. Less than publish_s, so that an engine that hangs does not make the learners
-        # seem to.
+        # Of one bucket. Less than publish_s, so that the learners do not seem to hang with an
+        # engine that does.
         timeout_s = min(self._deadlines.hang_s, 0.8 * self._deadlines.publish_s)
         endpoint = await self._learners.open_rendezvous(1 + per_engine * len(engines), timeout_s)
         places = {e: (endpoint, 1 + per_engine * number) for number, e in enumerate(engines)}
