@@ -39,6 +39,7 @@ class Engine:
     actor: Any = None
     requests: int = 0  # in flight
     samples: int = 0  # in flight
+    comes_back: bool = False  # whether it is being brought back
 
     @property
     def is_up(self) -> bool:
@@ -97,7 +98,7 @@ class RolloutFleet:
         starts = asyncio.gather(*(self._start(engine) for engine in self.engines))
         await within(self._deadlines.start_s, "starting the rollout workers", starts)
         for engine in self.engines:  # as long as nothing was published, the model's own are current
-            await self.has_weights(engine)
+            await self.has_weights(engine, engine.actor)
         self._spawn(self._watch())
 
     async def stop(self) -> None:
@@ -165,7 +166,8 @@ class RolloutFleet:
 
     def _free(self) -> int | None:
         if len(self._loads) < self._spec.settings.min_workers:
-            if all(engine.is_out for engine in self.engines):
+            left = sum(not engine.is_out for engine in self.engines)
+            if left < self._spec.settings.min_workers:
                 raise InfrastructureError(self._lack())
             return None
         return self._loads.least()
@@ -203,10 +205,13 @@ class RolloutFleet:
         self._tell(f"rollout worker {engine.number} is taken out: {reason}")
         _kill(actor)  # what it was writing fails at once, and goes to others
         await self._refresh(engine)
-        self._spawn(self._bring_back(engine))
+        if not engine.comes_back:  # else it is tried again
+            self._spawn(self._bring_back(engine))
 
-    async def has_weights(self, engine: Engine) -> None:
-        """The engine has taken the current weights and generates again."""
+    async def has_weights(self, engine: Engine, actor: Any) -> None:
+        """`actor`, the engine's, has taken the current weights and generates again."""
+        if engine.actor is not actor:
+            return
         engine.health.resumed(self._clock())
         if engine.health.state is Health.STALE:
             engine.health.current(self._clock())
@@ -226,13 +231,19 @@ class RolloutFleet:
     ) -> Answers:
         """What each engine answers, or its error, which is nobody else's matter."""
         calls = [
-            asyncio.wait_for(getattr(engine.actor, method).remote(*its), timeout_s)
-            for engine, its in arguments.items()
+            _call(engine, method, its, timeout_s=timeout_s) for engine, its in arguments.items()
         ]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        return dict(zip(arguments, answers, strict=True))
+        return dict(zip(arguments, await asyncio.gather(*calls), strict=True))
 
     async def _bring_back(self, engine: Engine) -> None:
+        engine.comes_back = True
+        try:
+            await self._start_again(engine)
+        finally:
+            engine.comes_back = False
+        await self._refresh(engine)  # who waits for it is told
+
+    async def _start_again(self, engine: Engine) -> None:
         health = engine.health
         while health.may_restart or health.state is Health.RESTARTING:
             if health.state is Health.DEAD:
@@ -253,7 +264,6 @@ class RolloutFleet:
             f"rollout worker {engine.number} stays out: it was started again "
             f"{engine.health.restarts} times (rollout.max_restarts)"
         )
-        await self._refresh(engine)  # who waits for it is told
 
     async def _refresh(self, engine: Engine) -> None:
         if engine.health.takes_work:
@@ -314,7 +324,24 @@ class RolloutFleet:
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._tell(f"a task of the rollout fleet failed: {error!r}")
+
+
+async def _call(engine: Engine, method: str, arguments: Sequence[Any], *, timeout_s: float) -> Any:
+    """The answer of the engine's actor, or the error."""
+    from ray.exceptions import RayError
+
+    if engine.actor is None:
+        return InfrastructureError(f"rollout worker {engine.number} is being started again")
+    try:
+        return await asyncio.wait_for(getattr(engine.actor, method).remote(*arguments), timeout_s)
+    except (RayError, TimeoutError) as error:
+        return error
 
 
 def _worker_class(name: str) -> type:

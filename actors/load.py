@@ -18,6 +18,9 @@ class Loads:
     def set(self, engine: int, in_flight: int) -> None:
         self._in_flight[engine] = in_flight
         heapq.heappush(self._heap, (in_flight, engine))
+        if len(self._heap) > 4 * len(self._in_flight) + 64:
+            self._heap = [(samples, number) for number, samples in self._in_flight.items()]
+            heapq.heapify(self._heap)
 
     def remove(self, engine: int) -> None:
         self._in_flight.pop(engine, None)

@@ -80,6 +80,7 @@ class WeightPublisher:
 
     async def _send(self, engines: Sequence[Engine], version: int) -> float:
         """Sends the weights to the engines; the greatest gap. Who fails twice is taken out."""
+        actors = {engine: engine.actor for engine in engines}
         answers = await self._attempt(engines, version)
         if failed := _errors(answers):
             # One that died breaks the others' transport too: these get another chance.
@@ -94,10 +95,12 @@ class WeightPublisher:
         gaps = {engine: a for engine, a in answers.items() if isinstance(a, float)}
         self._prove(version, gaps)
         for engine in gaps:
-            await self._fleet.has_weights(engine)
+            await self._fleet.has_weights(engine, actors[engine])
         return max(gaps.values(), default=0.0)
 
     async def _give_up(self, engine: Engine, version: int, error: BaseException) -> None:
+        if not engine.is_up:  # it is taken out already
+            return
         reason = f"weight version {version}: {type(error).__name__}: {error}"
         await self._fleet.take_out(engine, reason, actor=engine.actor)
 

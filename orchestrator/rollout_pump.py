@@ -54,13 +54,12 @@ class RolloutPump(Generic[P, T]):
 
         Raises whatever judging a unit raised.
         """
-        self._admit()
         while (batch := self._schedule.take(version)) is None:
             self._admit()
-            self._changed.clear()
-            await self._changed.wait()
             if self._error is not None:
                 raise self._error
+            await self._changed.wait()
+            self._changed.clear()
         for ticket in range(batch.drawn - len(batch.tickets) - batch.dropped, batch.drawn):
             del self._open[ticket]
         self._admit()

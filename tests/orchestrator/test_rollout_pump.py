@@ -55,6 +55,20 @@ async def test_what_goes_wrong_in_a_unit_ends_the_step_that_waits():
             await pump.batch(0)
 
 
+async def test_what_went_wrong_while_a_step_was_trained_ends_the_next_one():
+    async def judge(ticket: int, unit: int):
+        if ticket == 3:
+            raise InfrastructureError("no engine")
+        return Outcome.KEPT, unit, 0
+
+    async with RolloutPump(schedule(max_staleness=1), count(), judge) as pump:
+        await pump.batch(0)
+        await asyncio.sleep(0.01)
+        with pytest.raises(InfrastructureError, match="no engine"):
+            async with asyncio.timeout(1):
+                await pump.batch(0)
+
+
 async def test_leaving_takes_back_what_is_in_flight():
     ended = []
 
