@@ -154,15 +154,20 @@ class RolloutFleet:
     async def _least_busy(self) -> Engine:
         number = self._free()
         if number is None:
-            timeout_s = self._deadlines.start_s
+            number = await self._next_free()
+        return self.engines[number]
+
+    async def _next_free(self) -> int:
+        timeout_s = self._deadlines.start_s
+        while (number := self._free()) is None:
             try:
                 async with self._changed, asyncio.timeout(timeout_s):
                     await self._changed.wait_for(lambda: self._free() is not None)
             except TimeoutError:
-                raise InfrastructureError(f"{self._lack()}, after {timeout_s:g} s") from None
-            number = self._free()
-            assert number is not None
-        return self.engines[number]
+                # One that waits for weights waits for the learners, whose deadlines are their own.
+                if not any(engine.health.state is Health.STALE for engine in self.engines):
+                    raise InfrastructureError(f"{self._lack()}, after {timeout_s:g} s") from None
+        return number
 
     def _free(self) -> int | None:
         if len(self._loads) < self._spec.settings.min_workers:
@@ -219,12 +224,12 @@ class RolloutFleet:
 
     async def pause(self, engines: Sequence[Engine], mode: PauseMode) -> Answers:
         """Makes the engines wait for weights; until `has_weights` no progress is asked of them."""
-        for engine in engines:
-            engine.health.paused(self._clock())
         is_drained = mode == "drain"
         timeout_s = self._deadlines.generate_s if is_drained else self._deadlines.hang_s
-        arguments = dict.fromkeys(engines, (mode,))
-        return await self.ask(arguments, "pause", timeout_s=timeout_s)
+        answers = await self.ask(dict.fromkeys(engines, (mode,)), "pause", timeout_s=timeout_s)
+        for engine in engines:
+            engine.health.paused(self._clock())
+        return answers
 
     async def ask(
         self, arguments: Mapping[Engine, Sequence[Any]], method: str, *, timeout_s: float
@@ -258,7 +263,8 @@ class RolloutFleet:
                     _kill(engine.actor)
                     health.failed(self._clock(), str(error).splitlines()[0])
                 continue
-            self._tell(f"rollout worker {engine.number} takes work again")
+            if engine.health.takes_work:
+                self._tell(f"rollout worker {engine.number} takes work again")
             return
         self._tell(
             f"rollout worker {engine.number} stays out: it was started again "
@@ -275,13 +281,19 @@ class RolloutFleet:
 
     async def _watch(self) -> None:
         while True:
+            slept_s = self._clock()
             await asyncio.sleep(HEARTBEAT_S)
+            late_s = self._clock() - slept_s - HEARTBEAT_S
+            for engine in self.engines:  # what was not looked at is no silence
+                engine.health.excuse(self._clock(), late_s)
             await asyncio.gather(*(self.look_at(engine) for engine in self.up()))
 
     async def look_at(self, engine: Engine) -> None:
         """Takes the engine out if it is dead, or has hung for too long."""
         from ray.exceptions import RayError
 
+        if not engine.is_up:
+            return
         actor, now_s = engine.actor, self._clock
         try:
             progress = await asyncio.wait_for(actor.progress.remote(), HEARTBEAT_S)

@@ -103,6 +103,11 @@ class EngineHealth:
         if self._paused_s is None:
             self._paused_s = now_s
 
+    def excuse(self, now_s: float, blind_s: float) -> None:
+        """It was not looked at for so long: that is no silence of its own."""
+        if self._paused_s is None:
+            self._sign_s = min(now_s, self._sign_s + max(0.0, blind_s))
+
     def resumed(self, now_s: float) -> None:
         """It is expected to go on; its silence counts from where it stood."""
         if self._paused_s is not None:

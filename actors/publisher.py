@@ -17,7 +17,7 @@ import numpy as np
 
 from actors.fleet import Answers, Engine, RolloutFleet
 from actors.health import Health
-from actors.learner_group import LearnerGroup
+from actors.learner_group import LearnerGroup, LearnersLost
 from actors.settings import Deadlines, PublicationSettings
 from actors.transfer import Manifest
 from judging.errors import InfrastructureError
@@ -28,7 +28,8 @@ from learning.windows import TrainSample
 class Publication:
     version: int
     duration_s: float
-    probe_gap: float  # greatest engine's mean |log-probability of the probe, learner - engine|
+    # Greatest engine's mean |log-probability of the probe, learner - engine|; None: none was there
+    probe_gap: float | None
 
 
 class WeightPublisher:
@@ -74,12 +75,18 @@ class WeightPublisher:
         """Sends the current weights to one engine, unless a publication has done so meanwhile."""
         async with self.updating():
             if engine.health.state is Health.STALE:
-                await self._send([engine], self.version)
+                try:
+                    await self._send([engine], self.version)
+                except LearnersLost:  # no fault of the engine's: the next publication reaches it
+                    return
         if engine.health.state is not Health.HEALTHY:
             raise InfrastructureError(f"rollout worker {engine.number} did not take the weights")
 
-    async def _send(self, engines: Sequence[Engine], version: int) -> float:
-        """Sends the weights to the engines; the greatest gap. Who fails twice is taken out."""
+    async def _send(self, engines: Sequence[Engine], version: int) -> float | None:
+        """Sends the weights to the engines; the greatest gap, None without any engine.
+
+        Who fails by itself too is taken out.
+        """
         actors = {engine: engine.actor for engine in engines}
         answers = await self._attempt(engines, version)
         if failed := _errors(answers):
@@ -90,18 +97,22 @@ class WeightPublisher:
                 else:
                     await self._fleet.look_at(engine)
             answers = await self._attempt([e for e in engines if e.is_up], version)
+            for engine in _errors(answers):  # each by itself: one of them may fail the others
+                answers |= await self._attempt([engine] if engine.is_up else [], version)
             for engine, error in _errors(answers).items():
                 await self._give_up(engine, version, error)
         gaps = {engine: a for engine, a in answers.items() if isinstance(a, float)}
         self._prove(version, gaps)
         for engine in gaps:
             await self._fleet.has_weights(engine, actors[engine])
-        return max(gaps.values(), default=0.0)
+        return max(gaps.values(), default=None)
 
     async def _give_up(self, engine: Engine, version: int, error: BaseException) -> None:
         if not engine.is_up:  # it is taken out already
             return
-        reason = f"weight version {version}: {type(error).__name__}: {error}"
+        late = isinstance(error, TimeoutError)
+        what = "no answer in time" if late else str(error).strip().splitlines()[-1]
+        reason = f"weight version {version}: {what}"
         await self._fleet.take_out(engine, reason, actor=engine.actor)
 
     async def _attempt(self, engines: Sequence[Engine], version: int) -> Answers:

@@ -46,11 +46,12 @@ class GenerationRequest:
     max_new_tokens: int
 
 
+_FIRST = -1  # priority of what does not wait for samples; theirs is 0
 _VLLM_PAUSE = {"keep": "keep", "drain": "wait", "abort": "abort"}
 
 
 class RolloutWorker:
-    """Starts on construction; use it as a Ray actor with concurrent calls."""
+    """Life: construct, `start`; use it as a Ray actor with concurrent calls."""
 
     def __init__(self, spec: EngineSpec) -> None:
         from transformers import AutoTokenizer
@@ -120,10 +121,15 @@ class RolloutWorker:
                 break
         return [self._rollout(request, sample, first_version) for sample in output.outputs]
 
-    async def _run(self, token_ids: Sequence[int], params: Any) -> RequestOutput:
+    async def _run(
+        self, token_ids: Sequence[int], params: Any, *, priority: int = 0
+    ) -> RequestOutput:
         self._requests += 1
         stream = self._engine.generate(
-            {"prompt_token_ids": list(token_ids)}, params, request_id=str(self._requests)
+            {"prompt_token_ids": list(token_ids)},
+            params,
+            request_id=str(self._requests),
+            priority=priority,
         )
         return [output async for output in stream][-1]
 
@@ -197,7 +203,7 @@ class RolloutWorker:
         from vllm import SamplingParams
 
         params = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        output = await self._run(token_ids, params)
+        output = await self._run(token_ids, params, priority=_FIRST)
         entries: Any = output.prompt_logprobs
         return [
             entry[token].logprob for token, entry in zip(token_ids[1:], entries[1:], strict=True)
@@ -225,6 +231,7 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "max_num_seqs": settings.max_concurrent_sequences,
         "tensor_parallel_size": settings.tensor_parallel,
         "enable_prefix_caching": True,
+        "scheduling_policy": "priority",  # the probe of a publication goes before all samples
         "enforce_eager": settings.enforce_eager,
         "generation_config": "vllm",  # a checkpoint's own top-p would bias the policy ratio
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature

@@ -7,6 +7,8 @@ vLLM imports this module in its worker process before the model is loaded, becau
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
+import os
 import signal
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +24,7 @@ from vllm.model_executor.model_loader.reload import (
     finalize_layerwise_reload,
     initialize_layerwise_reload,
 )
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from actors.gloo import join_group, receive_buckets
 from actors.transfer import TransferEndpoint, manifest_from_wire
@@ -57,6 +60,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._group = join_group(endpoint, init_info.rank + self.parallel_config.rank)
 
     def start_weight_update(self) -> None:
+        _forget_unfinished(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -73,6 +77,18 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
     def shutdown(self) -> None:
         self._group = None
+
+
+def _forget_unfinished(model: torch.nn.Module) -> None:
+    """Makes layers forget what a publication that broke off had given them.
+
+    vLLM would count it to the next one, and drop that one's last tensors as too many.
+    """
+    for layer in model.modules():
+        info = get_layerwise_info(layer)
+        if info.can_load():
+            info.load_numel = 0
+            info.loaded_weights.clear()
 
 
 def _repack_lm_head(model: torch.nn.Module) -> None:
@@ -98,6 +114,9 @@ def _end_with_parent() -> None:
     An actor that is killed cannot end its engine, which would keep its memory, or its GPU.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and os.getppid() != parent.pid:  # it was gone before
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)

@@ -23,7 +23,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 def contradictions(config: RunConfig) -> list[str]:
     """All contradictions of `config`, one line each; empty if it can run."""
-    rules = (_sources, _parts, _lengths, _engines, _learner, _rewards, _phases)
+    rules = (_sources, _parts, _lengths, _engines, _workers, _learner, _rewards, _phases)
     return [problem for rule in rules for problem in rule(config)]
 
 
@@ -121,6 +121,15 @@ def _engines(config: RunConfig) -> Iterator[str]:
             f"rollout.max_batched_tokens ({batched}) is less than "
             f"rollout.max_concurrent_sequences ({sequences}), but every sequence in flight takes "
             "a token of each engine step: raise the first or lower the second"
+        )
+
+
+def _workers(config: RunConfig) -> Iterator[str]:
+    rollout = config.rollout
+    if rollout.min_workers > rollout.workers:
+        yield (
+            f"rollout.min_workers ({rollout.min_workers}) is more than rollout.workers "
+            f"({rollout.workers}), so that nothing would ever be generated: lower the first"
         )
 
 

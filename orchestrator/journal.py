@@ -313,13 +313,19 @@ class RunJournal:
             events=tuple(_event(fields) for _, fields in reversed(newest)),
         )
 
-    def commits(self, phase: int) -> tuple[StepCommit, ...]:
-        """All commits of a phase, by step."""
-        records = [
-            StepCommit(**{**record, "consumed": tuple(record["consumed"])})
-            for record in self._read_all(f"commits:{phase}").values()
-        ]
-        return tuple(sorted(records, key=lambda commit: commit.step))
+    def commits(self, phase: int, *, after: int = 0) -> tuple[StepCommit, ...]:
+        """The commits of a phase by step, those of steps above `after`."""
+        key = f"commits:{phase}"
+        records = self._later(key, after) if after else self._read_all(key).values()
+        commits = (StepCommit(**{**r, "consumed": tuple(r["consumed"])}) for r in records)
+        return tuple(sorted(commits, key=lambda commit: commit.step))
+
+    def _later(self, key: str, after: int) -> list[Any]:
+        """Of steps 1 to n the records above `after`, without reading all of a long phase."""
+        count: Any = self._client.hlen(self._key(key))
+        steps = [str(step) for step in range(after + 1, count + 1)]
+        values: Any = self._client.hmget(self._key(key), steps) if steps else []
+        return [json.loads(value) for value in values if value is not None]
 
     def consumed(self, phase: int) -> Counter[str]:
         """How often each uid was trained on in a phase."""

@@ -111,13 +111,13 @@ class OpenWork:
         self, digest: str, presentations: Mapping[str, Presentation], strict_tail: bool
     ) -> Units:
         path = self._folder / f"{digest}.safetensors"
-        data = path.read_bytes() if path.exists() else b""
-        if hashlib.sha256(data).hexdigest() != digest:
-            return {}
         try:
+            data = path.read_bytes()
+            if hashlib.sha256(data).hexdigest() != digest:
+                return {}
             return load_units(data, presentations, strict_tail=strict_tail)
-        except (SafetensorError, KeyError):  # of another version, or of other data
-            return {}
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            return {}  # gone, or written by another version
 
     def _remove_unused(self) -> None:
         used = set(self._files.values())

@@ -6,6 +6,7 @@ batches on disk; what was being done is then done again. Engines and verifiers g
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import ParamSpec, TypeVar
 
@@ -91,7 +92,9 @@ async def _bring_back(run: Run, error: LearnersLost) -> None:
             ) from error
         run.telemetry.say(f"the learners are lost and started again: {reason}")
         run.journal.event("learners_lost", reason=reason)
-        position = position_now(run.config, run.journal, run.directory)
+        position = await asyncio.to_thread(position_now, run.config, run.journal, run.directory)
+        for damage in position.damaged:
+            run.telemetry.say(f"checkpoint {damage.path} is not used: {damage.what}")
         if position.lost or position.rebuilds:
             raise InfrastructureError(
                 f"{error}; and what is needed to bring the learners back is damaged: go on with "

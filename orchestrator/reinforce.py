@@ -155,7 +155,8 @@ class Step:
             self.metrics |= await run.learners.policy_step(self.batches)
         with run.telemetry.span("publish"):
             publication = await run.publisher.publish()
-        self.metrics["probe_gap"] = publication.probe_gap
+        if publication.probe_gap is not None:
+            self.metrics["probe_gap"] = publication.probe_gap
 
     async def commit(self, *, open_units: int) -> None:
         """Writes down what the step was."""

@@ -172,8 +172,11 @@ def drop_old(directory: RunDirectory, journal: RunJournal, phase: int, *, keep: 
     oldest: dict[int, int] = {}
     for checkpoint in journal.checkpoints():
         oldest.setdefault(checkpoint.phase, checkpoint.phase_step)
-    later = [c for index in range(phase + 1) for c in journal.commits(index)]
-    later = [commit for commit in later if commit.step > oldest.get(commit.phase, 0)]
+    later = [
+        commit
+        for index in range(phase + 1)
+        for commit in journal.commits(index, after=oldest.get(index, 0))
+    ]
     directory.drop_batches({str(commit.batch_hash) for commit in later})
 
 

@@ -84,13 +84,11 @@ class RolloutPump(Generic[P, T]):
 
     async def _work(self, ticket: int) -> None:
         try:
-            judged = await self._judge(ticket, self._open[ticket])
+            self._finish(ticket, await self._judge(ticket, self._open[ticket]))
+            self._admit()
         except Exception as error:  # the step that waits for it raises it
             self._error = error
             self._changed.set()
-        else:
-            self._finish(ticket, judged)
-            self._admit()
 
     def _finish(self, ticket: int, judged: Judged[T]) -> None:
         outcome, unit, version = judged

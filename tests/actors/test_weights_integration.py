@@ -53,16 +53,34 @@ class Published:
     fresh: list[dict]  # answers of an engine started from the other one
     version: int = 0
 
+    async def join(self) -> None:
+        """A new broadcast group of the sender and the engine."""
+        from actors.gloo import join_group, listen_on
+
+        listener = listen_on("127.0.0.1")
+        endpoint = TransferEndpoint("127.0.0.1", listener.getsockname()[1], 2, timeout_s=60.0)
+        joining = asyncio.to_thread(join_group, endpoint, 0, listener)
+        self.group, _ = await asyncio.gather(joining, self.worker.join_transfer(endpoint, 1))
+
+    async def break_off(self, which: int, buckets: int) -> None:
+        """A publication of which so many buckets arrive, and no more."""
+        from actors.gloo import send_buckets
+
+        state = read_checkpoint(self.folders[which], self.dtype)
+        manifest = manifest_of(state)
+        await self.worker.pause("keep")
+        receiving = asyncio.create_task(self.worker.receive_weights(99, manifest, PROBE))
+        await asyncio.to_thread(send_buckets, self.group, manifest[:buckets], iter(state.values()))
+        self.group = None  # closed
+        with pytest.raises(Exception, match=r"(?i)gloo|connection|peer|weight"):
+            await receiving
+
     async def publish(self, which: int, pause: PauseMode = "keep") -> list[float]:
         """Sends a checkpoint's weights; returns the engine's log-probabilities of the probe."""
         from actors.gloo import send_buckets
 
         state = read_checkpoint(self.folders[which], self.dtype)
-        entries = [
-            TensorEntry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
-            for name, tensor in state.items()
-        ]
-        manifest = plan_buckets(entries, BUCKET_BYTES)
+        manifest = manifest_of(state)
         assert len(manifest) > 1
         self.version += 1
         await self.worker.pause(pause)
@@ -87,6 +105,14 @@ class Published:
 
         output = await self.worker._run(LONG, SamplingParams(max_tokens=1, detokenize=False))
         return output.num_cached_tokens
+
+
+def manifest_of(state):
+    entries = [
+        TensorEntry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        for name, tensor in state.items()
+    ]
+    return plan_buckets(entries, BUCKET_BYTES)
 
 
 def read_checkpoint(folder: Path, dtype: str):
@@ -150,19 +176,15 @@ def fresh_answers(environment, make_model, tmp_path_factory) -> dict[tuple[str, 
 )
 async def engine(request, make_model, fresh_answers):
     """One engine at a time: all tests of a combination run before the next one starts."""
-    from actors.gloo import join_group, listen_on
-
     dtype, tied = request.param
     folders = make_model(seed=STARTED, tied=tied), make_model(seed=PUBLISHED, tied=tied)
     spec = EngineSpec(str(folders[0]), dtype, CONTEXT_TOKENS, RolloutSettings())
     worker = RolloutWorker(spec)
     try:
         await worker.start()
-        listener = listen_on("127.0.0.1")
-        endpoint = TransferEndpoint("127.0.0.1", listener.getsockname()[1], 2, timeout_s=60.0)
-        joining = asyncio.to_thread(join_group, endpoint, 0, listener)
-        group, _ = await asyncio.gather(joining, worker.join_transfer(endpoint, 1))
-        yield Published(worker, group, dtype, folders, fresh_answers[request.param])
+        published = Published(worker, None, dtype, folders, fresh_answers[request.param])
+        await published.join()
+        yield published
     finally:
         await worker.stop()
 
@@ -175,6 +197,17 @@ async def test_after_a_publication_it_is_as_if_started_from_the_checkpoint(engin
     assert engine.fresh != at_first
     await engine.publish(STARTED)
     assert await engine.greedy() == at_first
+
+
+async def test_a_publication_after_one_that_broke_off_is_whole(engine):
+    """Wherever it broke: what a layer had been given of it does not count to the next one."""
+    buckets = len(manifest_of(read_checkpoint(engine.folders[STARTED], engine.dtype)))
+    for arrived in range(1, buckets, 3):
+        await engine.break_off(STARTED, arrived)
+        await engine.join()
+        await engine.publish(PUBLISHED)
+        assert await engine.greedy() == engine.fresh  # bit for bit
+    await engine.publish(STARTED)
 
 
 async def test_a_publication_clears_the_prefix_cache(engine):

@@ -86,6 +86,13 @@ def test_the_same_step_of_another_phase_is_another_commit(journal):
     assert len(journal.commits(0)) == len(journal.commits(1)) == 1
 
 
+def test_the_later_commits_come_back_alone(journal):
+    for step in range(1, 6):
+        journal.commit_step(step_commit(step))
+    assert [commit.step for commit in journal.commits(0, after=3)] == [4, 5]
+    assert journal.commits(0, after=5) == ()
+
+
 def test_commits_come_back_as_they_were(journal):
     commits = [
         step_commit(10, batch_hash="sha256:12", metrics={"loss": 0.1, "kl": 1e-5}),

@@ -76,6 +76,11 @@ def live_a_run(journal: RunJournal, folder: Path) -> None:
     journal.record_rewards([])
     journal.record_mix({})
     assert (journal.rewards(), journal.mix()) == ([], {})
+    journal.record_open(0, {3: "digest"})
+    assert journal.open_units(0) == {3: "digest"}
+    journal.forget_open(0, [3])
+    assert journal.commits(0, after=1) == ()
+    journal.take_back("damaged", {}, {"checkpoints": ["checkpoints/9"]}, {})
     journal.end_phase(0, 1)
     journal.resume_run("model: tiny\n", {})
     assert journal.finish("done")
