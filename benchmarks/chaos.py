@@ -1,6 +1,6 @@
 """A run that is disturbed at random: parts are killed or frozen, and nothing may be lost.
 
-    python benchmarks/chaos.py [--faults 30] [--steps 60] [--seed 1] [--runs DIR] [--json FILE]
+    python benchmarks/chaos.py [--faults 30] [--steps 150] [--seed 1] [--runs DIR] [--json FILE]
 
 Runs a shortened quickstart with engines that answer the same to the same (benchmarks/stand_in.py),
 and kills or freezes rollout workers, learners, verifiers, the store and the driver at random
@@ -218,7 +218,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--faults", type=int, default=30)
-    parser.add_argument("--steps", type=int, default=90, help="of reinforcement")
+    parser.add_argument("--steps", type=int, default=150, help="of reinforcement")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs/chaos"), help="where the runs go")
     parser.add_argument("--json", type=Path, help="write the result here too")

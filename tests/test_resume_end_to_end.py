@@ -34,6 +34,7 @@ SHORT = [
     "checkpoint.every_steps=2",
     "checkpoint.keep=100",
     "output.samples=0",
+    "rollout.worker=benchmarks.stand_in:StandInWorker",  # starts sooner than vLLM
 ]
 
 
