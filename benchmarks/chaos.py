@@ -172,11 +172,16 @@ def disturb(
         time.sleep(chance.uniform(*pause_s))
         if run.is_done():
             return faults
-        last = len(run.steps())
-        fault = Fault(kind, time.time(), last)
-        if run.disturb(kind, chance):
-            faults.append(fault)
-            print(f"{time.strftime('%X')}  {kind.name}, after step {last}", flush=True)
+        while True:
+            last = len(run.steps())
+            fault = Fault(kind, time.time(), last)
+            if run.disturb(kind, chance):
+                break
+            if run.is_done():
+                return faults
+            time.sleep(0.2)  # it is being started again
+        faults.append(fault)
+        print(f"{time.strftime('%X')}  {kind.name}, after step {last}", flush=True)
     return faults
 
 
