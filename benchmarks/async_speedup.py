@@ -38,7 +38,7 @@ def simulate(max_staleness: int, slots: int) -> dict[str, float]:
             "model": {"path": "none"},
             "data": {"path": "none"},
             "phases": ["reinforce"],
-            "checkpoint": {"open_work_every_s": 1e9},  # there is no disk
+            "checkpoint": {"every_steps": None, "open_work_every_s": 1e9},  # there is no disk
             "reinforce": {
                 "max_steps": STEPS,
                 "epochs": 1000,

@@ -39,6 +39,7 @@ def tree(steps: int, prompts: int) -> dict[str, Any]:
         "model": {"path": "none"},
         "data": {"path": "none"},
         "phases": ["reinforce"],
+        "checkpoint": {"every_steps": None},
         "reinforce": {
             "max_steps": steps,
             "epochs": 1e9,
@@ -102,7 +103,7 @@ def memory(steps: int) -> list[tuple[int, float]]:
 
 async def _recorded(settings: dict[str, Any], fleet: SimulatedFleet, look: Any = None) -> None:
     records = Records(asyncio.get_running_loop().time)
-    settings["checkpoint"] = {"open_work_every_s": 1e9}  # there is no disk
+    settings["checkpoint"]["open_work_every_s"] = 1e9  # there is no disk
     if look is not None:
         records.step = lambda step, _: look(step)  # type: ignore[method-assign]
     parts = dict.fromkeys(("directory", "journal", "telemetry"), records)

@@ -39,6 +39,7 @@ def commits(count: int, uids: int, metrics: int) -> list[StepCommit]:
             step=step,
             weight_version=step,
             consumed=tuple(f"{rng.getrandbits(64):016x}" for _ in range(uids)),
+            drawn=step * uids,
             metrics={name: rng.random() for name in names},
             batch_hash=f"{rng.getrandbits(256):064x}",
             committed_at_s=1.7e9 + step,
