@@ -22,7 +22,7 @@ from actors.load import Loads
 from actors.placement import has_gpus
 from actors.rollout import EngineSpec, GenerationRequest
 from actors.settings import Deadlines, PauseMode
-from actors.waiting import within
+from actors.waiting import last_line, within
 from judging.errors import ConfigurationError, InfrastructureError
 from judging.records import Rollout
 
@@ -158,15 +158,17 @@ class RolloutFleet:
         return self.engines[number]
 
     async def _next_free(self) -> int:
-        timeout_s = self._deadlines.start_s
+        began_s, timeout_s = self._clock(), self._deadlines.start_s
         while (number := self._free()) is None:
             try:
                 async with self._changed, asyncio.timeout(timeout_s):
                     await self._changed.wait_for(lambda: self._free() is not None)
             except TimeoutError:
-                # One that waits for weights waits for the learners, whose deadlines are their own.
-                if not any(engine.health.state is Health.STALE for engine in self.engines):
-                    raise InfrastructureError(f"{self._lack()}, after {timeout_s:g} s") from None
+                waited_s = self._clock() - began_s
+                # One that waits for weights may wait for the learners' step besides.
+                is_stale = any(engine.health.state is Health.STALE for engine in self.engines)
+                if not is_stale or waited_s > self._deadlines.train_s + timeout_s:
+                    raise InfrastructureError(f"{self._lack()}, after {waited_s:.0f} s") from None
         return number
 
     def _free(self) -> int | None:
@@ -301,7 +303,7 @@ class RolloutFleet:
             if engine.actor is actor:
                 engine.health.unanswered(now_s())
         except RayError as error:
-            await self.take_out(engine, f"it died: {_last_line(error)}", actor=actor)
+            await self.take_out(engine, f"it died: {last_line(error)}", actor=actor)
         else:
             if engine.actor is actor:
                 engine.health.observed(now_s(), progress, engine.requests)
@@ -364,11 +366,6 @@ def _worker_class(name: str) -> type:
         raise ConfigurationError(
             f"rollout.worker ({name}) cannot be imported: {error}; write package.module:Class"
         ) from error
-
-
-def _last_line(error: Exception) -> str:
-    """Ray's errors end with what went wrong, after a traceback."""
-    return str(error).strip().splitlines()[-1]
 
 
 def _kill(actor: Any) -> None:

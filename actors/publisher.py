@@ -20,6 +20,7 @@ from actors.health import Health
 from actors.learner_group import LearnerGroup, LearnersLost
 from actors.settings import Deadlines, PublicationSettings
 from actors.transfer import Manifest
+from actors.waiting import last_line
 from judging.errors import InfrastructureError
 from learning.windows import TrainSample
 
@@ -111,7 +112,7 @@ class WeightPublisher:
         if not engine.is_up:  # it is taken out already
             return
         late = isinstance(error, TimeoutError)
-        what = "no answer in time" if late else str(error).strip().splitlines()[-1]
+        what = "no answer in time" if late else last_line(error)
         reason = f"weight version {version}: {what}"
         await self._fleet.take_out(engine, reason, actor=engine.actor)
 

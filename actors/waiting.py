@@ -11,6 +11,11 @@ from judging.errors import GavelError, InfrastructureError
 T = TypeVar("T")
 
 
+def last_line(error: BaseException) -> str:
+    """Ray's errors end with what went wrong, after a traceback."""
+    return str(error).strip().splitlines()[-1]
+
+
 async def within(timeout_s: float, what: str, awaitable: Awaitable[T]) -> T:
     """The awaited value.
 

@@ -41,17 +41,20 @@ def ray_cluster(cpus: int) -> Iterator[None]:
         "object_store_memory": OBJECT_STORE_BYTES,
         "_node_ip_address": "127.0.0.1",
     }
-    _connect({} if from_outside else own)
+    if from_outside:
+        _connect(f"no Ray cluster answers at RAY_ADDRESS ({os.environ['RAY_ADDRESS']})", 1)
+    else:
+        _connect(f"Ray did not start, {STARTS} times", STARTS, **own)
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _connect(arguments: dict[str, Any]) -> None:
+def _connect(failure: str, tries: int, **arguments: Any) -> None:
     import ray
 
-    for attempt in range(1, STARTS + 1):
+    for attempt in range(1, tries + 1):
         try:
             ray.init(
                 namespace="gavel",
@@ -62,5 +65,5 @@ def _connect(arguments: dict[str, Any]) -> None:
             return
         except Exception as error:  # Ray has no class of its own for it
             ray.shutdown()
-            if attempt == STARTS:
-                raise InfrastructureError(f"Ray did not start, {STARTS} times: {error}") from error
+            if attempt == tries:
+                raise InfrastructureError(f"{failure}: {error}") from error
