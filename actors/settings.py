@@ -43,6 +43,7 @@ class Deadlines:
     publish_s: PositiveFloat = 300.0  # for one weight publication
     checkpoint_s: PositiveFloat = 900.0
     stop_s: PositiveFloat = 30.0
+    grace_s: PositiveFloat = 120.0  # from the signal that asks the run to end until it has ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,7 +44,7 @@ def row(seed: int, steps: int, runs: Path) -> dict[str, Any]:
     distilled = run(
         "distilled", seed, runs, f"model.make.seed={seed}", "phases=[distill, evaluate]"
     )
-    (checkpoint,) = (distilled / "checkpoints").iterdir()
+    checkpoint = max((distilled / "checkpoints").iterdir())  # the last one
     reinforced = {
         name: run(
             name,

@@ -8,6 +8,7 @@ wants, the store and the disk.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ from orchestrator.config_loading import config_from_tree
 from orchestrator.material import Material, PairPrompts
 from orchestrator.position import Position
 from orchestrator.run import Run
+from orchestrator.stopping import StopRequest
 from rewards.groups import Group
 from rewards.protocol import RewardResult
 
@@ -168,6 +170,7 @@ def simulated_run(tree: dict[str, Any], fleet: SimulatedFleet, step_s: float, **
         "commands": SimpleNamespace(apply=_nothing),
         "publisher": publisher,
         "position": Position(),
+        "stop": StopRequest(math.inf, say=print),
     }
     return Run(config=config, material=material(config), **simulated, **parts)
 

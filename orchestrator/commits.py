@@ -41,6 +41,7 @@ async def commit_step(
         committed_at_s=time.time(),
     )
     run.journal.commit_step(commit)
+    run.committed = commit
     every = run.config.checkpoint.every_steps
     if every and step % every == 0:
         await write_checkpoint(run, phase, step)
@@ -54,6 +55,12 @@ async def write_checkpoint(run: Run, phase: int, step: int) -> Path:
         run.journal.record_checkpoint(path, run.steps, phase=phase, phase_step=step)
     drop_old(run.directory, run.journal, phase, keep=run.config.checkpoint.keep)
     return run.directory.path / path
+
+
+async def checkpoint_what_stands(run: Run) -> None:
+    """Between two steps: a checkpoint of the newest one, if there is none yet."""
+    if run.committed is not None:
+        await write_checkpoint(run, run.committed.phase, run.committed.step)
 
 
 async def _save(run: Run) -> None:

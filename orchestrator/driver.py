@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import sys
 import time
 import warnings
@@ -22,6 +21,7 @@ from actors.verifier_pool import VerifierPool
 from judging.errors import GavelError, Stop
 from learning.settings import ModelSpec
 from orchestrator.cluster import ray_cluster
+from orchestrator.commits import checkpoint_what_stands
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import config_tree, dump_config
 from orchestrator.journal import RunJournal
@@ -43,6 +43,7 @@ from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.run import Run
 from orchestrator.rundir import RunDirectory
+from orchestrator.stopping import AskedToStop, StopRequest
 from orchestrator.store import Store, open_store
 from orchestrator.summary import FinalStatus, Summary
 from orchestrator.telemetry import Telemetry
@@ -165,13 +166,12 @@ async def _drive(
     position: Position,
     evaluations: list[Any],
 ) -> None:
-    """Starts the actors, runs the phases, ends the actors; Ctrl-C ends it by `Stop`."""
+    """Starts the actors, runs the phases, ends the actors; a signal ends it by `Stop`."""
     driving = asyncio.current_task()
     assert driving is not None
-    loop = asyncio.get_running_loop()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(name, driving.cancel)
-    loop.set_exception_handler(_without_cancellations)
+    stop = StopRequest(config.deadlines.grace_s, say=telemetry.say)
+    stop.listen(driving)
+    asyncio.get_running_loop().set_exception_handler(_without_cancellations)
     learners, fleet = _actors(config, material, tell=telemetry.say)
     panel = _panel(config)
     try:
@@ -189,12 +189,28 @@ async def _drive(
             learners, fleet, config.publication, config.deadlines, _probe(config, material)
         )
         commands = RewardCommands(journal, panel, telemetry)
-        parts = (learners, fleet, panel, commands, publisher, journal, telemetry)
+        parts = (learners, fleet, panel, commands, publisher, journal, telemetry, stop)
         run = Run(config, directory, material, *parts, position, evaluations)
         await go_to(run)
-        for index, phase in enumerate(config.phases):
-            if index < position.phase:
+        await _run_phases(run)
+    except asyncio.CancelledError:
+        raise stop.at_once() from None
+    finally:
+        # What goes wrong here, as when a signal ended the actors too, does not change the outcome.
+        endings = await asyncio.gather(fleet.stop(), panel.stop(), return_exceptions=True)
+        for error in endings:
+            if isinstance(error, GavelError):
+                telemetry.say(f"while ending the actors: {error}")
+
+
+async def _run_phases(run: Run) -> None:
+    """Those that are left, in order."""
+    run.stop.has_begun = True
+    try:
+        for index, phase in enumerate(run.config.phases):
+            if index < run.position.phase:
                 continue
+            run.stop.check()
             match phase.kind:
                 case "distill":
                     await distill(run, index, phase)
@@ -202,14 +218,9 @@ async def _drive(
                     await reinforce(run, index, phase)
                 case "evaluate":
                     await evaluate(run, index, phase)
-    except asyncio.CancelledError:
-        raise Stop("stopped by a signal; what was committed is kept") from None
-    finally:
-        # What goes wrong here, as when a signal ended the actors too, does not change the outcome.
-        endings = await asyncio.gather(fleet.stop(), panel.stop(), return_exceptions=True)
-        for error in endings:
-            if isinstance(error, GavelError):
-                telemetry.say(f"while ending the actors: {error}")
+    except AskedToStop:
+        await checkpoint_what_stands(run)
+        raise
 
 
 async def _write_again(

@@ -49,6 +49,7 @@ async def distill(run: Run, index: int, phase: DistillPhase) -> None:
                     batches=[samples],
                 )
             run.telemetry.step(step, metrics)
+            run.stop.check()
         await on_learners(run, run.publisher.publish)
     await end_training(run, index, "distill", steps)
 
@@ -62,7 +63,8 @@ async def evaluate(run: Run, index: int, phase: EvaluatePhase) -> None:
         tokens = run.config.evaluation_tokens(phase)
         sampling = Sampling(1, 0.0, tokens, run.config.run.seed)
         judge = UnitJudge(run.fleet, run.panel, run.telemetry, sampling)
-        judged = await asyncio.gather(*(judge.judge(unit, f"{index}", None) for unit in units))
+        judging = asyncio.gather(*(judge.judge(unit, f"{index}", None) for unit in units))
+        judged = await run.stop.while_waited_for(judging)
         groups = [group for unit in judged for group in unit]
         result = evaluate_pairs(
             judged_pairs(judgment for group in groups for judgment in group.judgments),

@@ -7,7 +7,8 @@ waits for each publication, which is synchronous and on-policy; with more, it ge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -29,6 +30,7 @@ from orchestrator.rollout_pump import Judged, RolloutPump
 from orchestrator.run import Run
 from orchestrator.schedule import Batch, Outcome, Schedule
 from orchestrator.step_metrics import age_metrics, group_metrics, reward_metrics
+from orchestrator.stopping import AskedToStop
 from orchestrator.units import Sampling, Unit, UnitJudge
 from rewards.groups import Group, has_samples
 
@@ -49,13 +51,15 @@ async def reinforce(run: Run, index: int, phase: ReinforcePhase) -> None:
             for step in range(done + 1, steps + 1):
                 run.telemetry.begin_step()
                 with run.telemetry.span("wait"):
-                    batch = await pump.batch(run.publisher.version)
+                    version = run.publisher.version
+                    batch = await run.stop.while_waited_for(pump.batch(version))
                 this = Step(rollouts, step, batch, rollouts.weights)
                 await this.learn()
                 if step < steps:
                     await rollouts.go_to(step + 1, steps)
                 pump.trained()
                 await this.commit(open_units=pump.open)
+                run.stop.check()
     await end_training(run, index, "reinforce", steps)
 
 
@@ -83,7 +87,9 @@ class Rollouts:
         self.weights = self.run.panel.weights(self.settings, (step - 1) / max(1, steps - 1))
         self.run.journal.record_rewards(self.run.panel.describe(self.weights))
 
-    def pump(self, steps: int) -> RolloutPump[Unit, list[Group]]:
+    @asynccontextmanager
+    async def pump(self, steps: int) -> AsyncIterator[RolloutPump[Unit, list[Group]]]:
+        """Generates while the block lasts; what no step has used by a stop is written down."""
         run, settings = self.run, self.settings
         drawn, most = drawn_units(run, self.index), settings.max_open_prompts
         schedule: Schedule[list[Group]] = Schedule(
@@ -102,7 +108,12 @@ class Rollouts:
             run.telemetry.say(f"taking up {len(left)} finished groups that no step has used yet")
         recovered = {t: (self._outcome(g), list(g), oldest_version(g)) for t, g in left.items()}
         units = islice(unit_stream(run), drawn, None)
-        return RolloutPump(schedule, units, self._judge, recovered)
+        async with RolloutPump(schedule, units, self._judge, recovered) as pump:
+            try:
+                yield pump
+            except AskedToStop:
+                self.open_work.write()
+                raise
 
     async def _judge(self, ticket: int, unit: Unit) -> Judged[list[Group]]:
         run, settings, rollout = self.run, self.settings, self.run.config.rollout

@@ -10,11 +10,13 @@ from actors.learner_group import LearnerGroup
 from actors.publisher import WeightPublisher
 from orchestrator.config import RunConfig
 from orchestrator.journal import RunJournal
+from orchestrator.journal_records import StepCommit
 from orchestrator.material import Material
 from orchestrator.position import Position
 from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory
+from orchestrator.stopping import StopRequest
 from orchestrator.telemetry import Telemetry
 
 
@@ -30,10 +32,12 @@ class Run:
     publisher: WeightPublisher
     journal: RunJournal
     telemetry: Telemetry
+    stop: StopRequest
     position: Position = field(default_factory=Position)  # where this driver took the run up
     evaluations: list[Evaluation] = field(default_factory=list)
     trained: EvaluatedPhase = "base"  # the last training phase
     steps: int = 0  # training steps of all phases
     checkpoint: str | None = None  # the newest one
+    committed: StepCommit | None = None  # the newest step of this driver
     # Prepares fresh learners for the phase that goes on.
     begin_on_learners: Callable[[], Awaitable[None]] | None = None

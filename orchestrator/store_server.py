@@ -27,11 +27,13 @@ STEADY_S = 60.0  # one that lived so long begins the count anew
 _PAUSE_S = 0.1  # before the first restart; twice as long before each further one
 
 # Becomes the server after asking the kernel to end it together with the thread that started it.
-# A separate interpreter, since code between fork and exec is unsafe beside other threads.
+# A separate interpreter, since code between fork and exec is unsafe beside other threads. SIGTERM
+# is blocked: `ray job stop` sends it to all processes of a job, while the driver has yet to commit.
 _LAUNCH = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
-ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
@@ -68,11 +70,11 @@ class PrivateServer:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the server; Redis writes out its append-only file on SIGTERM."""
+        """Ends the server; Redis writes out its append-only file on SIGINT."""
         with self._starting:
             self._stopping.set()
         if self._process is not None:
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)
             self._process.send_signal(signal.SIGCONT)  # to one that was stopped
             self._thread.join(STOP_TIMEOUT_S)
             self._process.kill()  # nothing, if it has ended

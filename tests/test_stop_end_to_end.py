@@ -1,0 +1,87 @@
+"""SIGTERM ends a run between two steps, with a checkpoint from which it goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+STEPS = 6
+
+
+def command(runs: Path) -> list[str]:
+    settings = (
+        "run.id=asked",
+        f"run.dir={runs}",
+        "phases=[distill, reinforce]",
+        "distill.max_steps=12",
+        "data.generate.heldout_pairs=16",
+        "data.generate.reinforce_pairs=600",
+        f"reinforce.max_steps={STEPS}",
+        "reinforce.prompts_per_step=8",
+        "reinforce.mini_batch_prompts=4",
+        "reinforce.max_staleness=1",  # the engines are ahead, and so is what is kept of their work
+        "learner.ranks=1",
+        "checkpoint.every_steps=null",
+        "output.samples=0",
+        "output.progress=lines",
+        "rollout.worker=benchmarks.stand_in:StandInWorker",  # starts sooner than vLLM
+    )
+    return [sys.executable, "-m", "orchestrator", "run", "configs/quickstart.yaml", *settings]
+
+
+def committed(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    return path.read_text().count('"phase": "reinforce"') if path.exists() else 0
+
+
+def test_sigterm_ends_the_step_and_leaves_a_checkpoint_to_go_on_from(tmp_path, request):
+    run, log = tmp_path / "asked", tmp_path / "log"
+    with log.open("w") as file:
+        driver = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=file, stderr=file)
+    request.addfinalizer(driver.kill)
+    deadline = time.monotonic() + 300
+    while committed(run) < 2:
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, "2 steps: not within 300 s"
+        time.sleep(0.05)
+    family = psutil.Process(driver.pid).children(recursive=True)
+    for process in family:  # the store too, as `ray job stop` does to what descends from a driver
+        if process.name() == "redis-server":
+            process.send_signal(signal.SIGTERM)
+    driver.send_signal(signal.SIGTERM)
+
+    assert driver.wait(timeout=120) == 0, log.read_text()
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    said, done = log.read_text(), committed(run)
+    assert "SIGTERM: the run ends after this step" in said
+    assert "stopped after its last step, with a checkpoint" in said
+    assert "redis-server ended" not in said
+    assert 2 <= done < STEPS
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["step-000012", f"step-{12 + done:06}"]
+    assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
+    assert list((run / "open").iterdir())
+
+    again = subprocess.run(
+        [*command(tmp_path), "--resume", "asked"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert f"taking the run up in phase 2, after step {done}" in again.stdout
+    assert "taking up" in again.stdout  # finished groups
+    assert "replaying" not in again.stdout
+    assert committed(run) == STEPS
