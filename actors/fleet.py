@@ -86,6 +86,11 @@ class RolloutFleet:
         """How many engines were started again so far."""
         return sum(engine.health.restarts for engine in self.engines)
 
+    @property
+    def working(self) -> int:
+        """How many engines take work."""
+        return len(self._loads)
+
     def up(self) -> list[Engine]:
         """The engines that weights are sent to."""
         return [engine for engine in self.engines if engine.is_up]
@@ -266,11 +271,12 @@ class RolloutFleet:
                     health.failed(self._clock(), str(error).splitlines()[0])
                 continue
             if engine.health.takes_work:
-                self._tell(f"rollout worker {engine.number} takes work again")
+                again = " again" if health.restarts else ""
+                self._tell(f"rollout worker {engine.number} takes work{again}")
             return
         self._tell(
             f"rollout worker {engine.number} stays out: it was started again "
-            f"{engine.health.restarts} times (rollout.max_restarts)"
+            f"{engine.health.restarts} times (rollout.max_restarts); gavel workers add adds one"
         )
 
     async def _refresh(self, engine: Engine) -> None:

@@ -121,14 +121,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--json", action="store_true", help="print it as JSON")
 
-    from orchestrator.rewards_cli import add_parser
+    from orchestrator import rewards_cli, workers_cli
 
-    add_parser(commands)
+    rewards_cli.add_parser(commands)
+    workers_cli.add_parser(commands)
     return parser
 
 
 def _rewards(options: argparse.Namespace) -> int:
     from orchestrator.rewards_cli import run_command
+
+    return run_command(options)
+
+
+def _workers(options: argparse.Namespace) -> int:
+    from orchestrator.workers_cli import run_command
 
     return run_command(options)
 
@@ -190,4 +197,4 @@ def _print_dry_run(config: RunConfig, plan: Plan, facts: Facts, *, as_json: bool
         print("\n".join(f"  - {obstacle}" for obstacle in obstacles))
 
 
-_COMMANDS = {"run": _run, "status": _status, "rewards": _rewards}
+_COMMANDS = {"run": _run, "status": _status, "rewards": _rewards, "workers": _workers}

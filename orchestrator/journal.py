@@ -212,9 +212,9 @@ class RunJournal:
 
     # ---- commands ------------------------------------------------------------------------------
 
-    def ask(self, verb: str, name: str, arguments: Mapping[str, Json]) -> str:
+    def ask(self, subject: str, verb: str, name: str, arguments: Mapping[str, Json]) -> str:
         """Leaves a command for the driver; returns its id."""
-        command = Command(uuid.uuid4().hex, verb, name, arguments, self._clock())
+        command = Command(uuid.uuid4().hex, subject, verb, name, arguments, self._clock())
         self._client.hset(self._key("commands"), command.id, _dump(asdict(command)))
         return command.id
 
@@ -228,7 +228,8 @@ class RunJournal:
         """Answers a command, writes that down as an event, and takes the command out."""
         answer = {"ok": ok, "told": told}
         data = {"at_s": self._clock(), **asdict(command), **answer, **place}
-        self._once(self._key("answers"), command.id, answer, f"reward_{command.verb}", data, {})
+        event = f"{command.subject}_{command.verb}"
+        self._once(self._key("answers"), command.id, answer, event, data, {})
         self._client.hdel(self._key("commands"), command.id)  # which waits no more, once answered
 
     def answer(self, command_id: str) -> Mapping[str, Any] | None:

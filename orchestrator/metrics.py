@@ -65,6 +65,7 @@ _STEP_METRICS = (
     Metric("mixed_versions", "share", "trained samples that several weight versions wrote"),
     Metric("stale_groups", "groups", "older than reinforce.max_staleness and generated again"),
     Metric("open_groups", "groups", "being generated or scored when the step was trained"),
+    Metric("engines", "engines", "that take work at the end of the step"),
     Metric("engine_restarts", "engines", "died or hung and started again since the run began"),
     Metric("learner_restarts", "", "times that the learners died and were started again"),
     Metric("weight_version", "version", "weights after the step"),

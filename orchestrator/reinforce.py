@@ -180,6 +180,7 @@ class Step:
             "stale_groups": self.batch.stale * per,
             "open_groups": open_units * per,
             "verifier_restarts": await run.panel.restarts(),
+            "engines": run.fleet.working,
             "engine_restarts": run.fleet.restarts,
             "learner_restarts": run.learners.restarts,
         }

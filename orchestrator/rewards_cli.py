@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +14,14 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from judging.errors import ConfigurationError, InfrastructureError
+from judging.errors import ConfigurationError
+from orchestrator.asking import ask, journal_of, run_arguments, wait_arguments
 from orchestrator.console import output_console, printable
 from orchestrator.journal import RunJournal
-from orchestrator.status import find_run
-from orchestrator.store import open_recorded_store
 from rewards.attach import make_backend
 from rewards.contract import Finding, check_contract, read_samples, sample_requests
 from rewards.protocol import RewardRequest
 from rewards.settings import RewardUse, parse_reward_use
-
-_POLL_S = 0.2
 
 
 def add_parser(commands: Any) -> None:
@@ -36,13 +32,7 @@ def add_parser(commands: Any) -> None:
         allow_abbrev=False,
     )
     verbs = rewards.add_subparsers(dest="verb", required=True, metavar="VERB")
-    of_run = argparse.ArgumentParser(add_help=False)
-    of_run.add_argument("run", metavar="RUN", help="id or directory of the run")
-    of_run.add_argument("--dir", type=Path, default=Path("runs"), help="where the runs are")
-    waits = argparse.ArgumentParser(add_help=False)
-    waits.add_argument(
-        "--timeout-s", type=float, default=600.0, help="how long to wait for the next step"
-    )
+    of_run, waits = run_arguments(), wait_arguments()
     verbs.add_parser("list", parents=[of_run], help="show the mix as it stands")
     attach = verbs.add_parser("attach", parents=[of_run, waits], help="add a reward to the mix")
     attach.add_argument("name", metavar="NAME", help="its name in the mix and the metrics")
@@ -68,61 +58,27 @@ def add_parser(commands: Any) -> None:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    """Does one command; returns the exit status.
-
-    Raises:
-        ConfigurationError: no such run, a run that is over, or a command that the run refused.
-        InfrastructureError: the run did not come to its next step in time.
-    """
+    """Does one command; returns the exit status. Raises as `ask`."""
     if options.verb == "check":
         return _check(options)
-    with _journal(options) as journal:
-        match options.verb:
-            case "list":
+    match options.verb:
+        case "list":
+            with journal_of(options, must_run=False) as journal:
                 _print(journal)
-                return 0
-            case "attach":
-                arguments = {
-                    "uses": options.uses,
-                    "weight": options.weight,
-                    "mode": "shadow" if options.shadow else "train",
-                }
-                parse_reward_use(arguments)
-            case "weight":
-                arguments = {"weight": options.weight}
-            case _:
-                arguments = {}
-        asked = journal.ask(options.verb, options.name, arguments)
-        print(_answer(journal, asked, options.timeout_s))
-        return 0
-
-
-@contextmanager
-def _journal(options: argparse.Namespace) -> Iterator[RunJournal]:
-    run = find_run(options.run, options.dir)
-    with open_recorded_store(run.path) as store:
-        if store is None:
-            raise ConfigurationError(f"the run {run.run_id} is not running: no journal is open")
-        journal = RunJournal(store.client, run.run_id)
-        snapshot = journal.snapshot(last_events=1)
-        if snapshot is None or (snapshot.status != "running" and options.verb != "list"):
-            status = snapshot.status if snapshot else "unknown"
-            raise ConfigurationError(f"the run {run.run_id} is not running: its status is {status}")
-        yield journal
-
-
-def _answer(journal: RunJournal, asked: str, timeout_s: float) -> str:
-    deadline_s = time.monotonic() + timeout_s
-    while (answer := journal.answer(asked)) is None:
-        if time.monotonic() > deadline_s:
-            raise InfrastructureError(
-                f"the run did not come to its next step within {timeout_s:g} s; the command waits "
-                "for it in the journal"
-            )
-        time.sleep(_POLL_S)
-    if not answer["ok"]:
-        raise ConfigurationError(answer["told"])
-    return answer["told"]
+            return 0
+        case "attach":
+            arguments = {
+                "uses": options.uses,
+                "weight": options.weight,
+                "mode": "shadow" if options.shadow else "train",
+            }
+            parse_reward_use(arguments)
+        case "weight":
+            arguments = {"weight": options.weight}
+        case _:
+            arguments = {}
+    print(ask(options, "reward", options.name, arguments))
+    return 0
 
 
 def _print(journal: RunJournal) -> None:

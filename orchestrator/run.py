@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from actors.fleet import RolloutFleet
 from actors.learner_group import LearnerGroup
 from actors.publisher import WeightPublisher
+from orchestrator.commands import Commands
 from orchestrator.config import RunConfig
 from orchestrator.journal import RunJournal
 from orchestrator.journal_records import StepCommit
 from orchestrator.material import Material
 from orchestrator.position import Position
-from orchestrator.reward_commands import RewardCommands
 from orchestrator.reward_panel import RewardPanel
 from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory
 from orchestrator.stopping import StopRequest
@@ -28,7 +28,7 @@ class Run:
     learners: LearnerGroup
     fleet: RolloutFleet
     panel: RewardPanel
-    commands: RewardCommands
+    commands: Commands
     publisher: WeightPublisher
     journal: RunJournal
     telemetry: Telemetry

@@ -66,7 +66,7 @@ def running(arguments: list[str]) -> Iterator[subprocess.Popen]:
     finally:
         if process.poll() is None:
             process.terminate()
-            process.wait(60)
+            process.wait(150)  # it ends its step first
 
 
 def steps(run: Path) -> list[dict]:

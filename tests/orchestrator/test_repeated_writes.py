@@ -20,7 +20,7 @@ WRITES = (
     lambda journal: journal.record_evaluation(evaluation("base", 0, 0.5)),
     lambda journal: journal.record_checkpoint("checkpoints/1", 1, phase=0, phase_step=1),
     lambda journal: journal.event("noticed", number=1),
-    lambda journal: journal.ask("weight", "verdict", {"weight": 2.0}),
+    lambda journal: journal.ask("reward", "weight", "verdict", {"weight": 2.0}),
     lambda journal: journal.record_rewards([{"name": "verdict"}]),
     lambda journal: journal.record_mix({"verdict": {}}),
     lambda journal: journal.end_phase(0, 1),
@@ -47,7 +47,7 @@ def test_each_write_may_be_repeated(client, monkeypatch):
         journal.begin_run("model: tiny\n", {}, 7)
         for write in WRITES:
             write(journal)
-        journal.ask("detach", "brevity", {})
+        journal.ask("reward", "detach", "brevity", {})
         journal.event("noticed", number=2)
         first, second = journal.waiting_commands()
         journal.finish_command(first, "set", ok=True)
@@ -78,7 +78,7 @@ def test_every_write_meets_a_full_store_as_a_whole(tmp_path):
     with open_store(None, tmp_path) as store:
         journal = RunJournal(store.client, "run-1")
         journal.begin_run("model: tiny\n", {}, 7)
-        asked = journal.ask("weight", "verdict", {"weight": 1.0})
+        asked = journal.ask("reward", "weight", "verdict", {"weight": 1.0})
         store.client.config_set("maxmemory", 1)
         before = everything(store.client)
         for write in WRITES:

@@ -69,7 +69,7 @@ def live_a_run(journal: RunJournal, folder: Path) -> None:
         journal.record_checkpoint(path, 1, phase=0, phase_step=1)
     journal.forget_checkpoint("checkpoints/1")
     journal.event("noticed", number=1)
-    journal.ask("weight", "verdict", {"weight": 2.0})
+    journal.ask("reward", "weight", "verdict", {"weight": 2.0})
     (command,) = journal.waiting_commands()
     journal.finish_command(command, "set", ok=True)
     assert journal.answer(command.id) == {"ok": True, "told": "set"}

@@ -1,4 +1,4 @@
-"""SIGTERM ends a run between two steps, with a checkpoint from which it goes on."""
+"""What people do to a run: workers join it, and SIGTERM ends it with a checkpoint to go on from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
-STEPS = 6
+STEPS = 40
 
 
 def command(runs: Path) -> list[str]:
@@ -29,6 +29,7 @@ def command(runs: Path) -> list[str]:
         "reinforce.prompts_per_step=8",
         "reinforce.mini_batch_prompts=4",
         "reinforce.max_staleness=1",  # the engines are ahead, and so is what is kept of their work
+        "rollout.workers=1",
         "learner.ranks=1",
         "checkpoint.every_steps=null",
         "output.samples=0",
@@ -38,21 +39,44 @@ def command(runs: Path) -> list[str]:
     return [sys.executable, "-m", "orchestrator", "run", "configs/quickstart.yaml", *settings]
 
 
-def committed(run: Path) -> int:
+def steps(run: Path) -> list[dict]:
     path = run / "metrics.jsonl"
-    return path.read_text().count('"phase": "reinforce"') if path.exists() else 0
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if row["phase"] == "reinforce" and "phase_index" in row]
 
 
-def test_sigterm_ends_the_step_and_leaves_a_checkpoint_to_go_on_from(tmp_path, request):
+def wait_until(is_reached, what: str, driver: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while not is_reached():
+        assert driver.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, f"{what}: not within 300 s: {log.read_text()}"
+        time.sleep(0.05)
+
+
+def workers(runs: Path, *arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "orchestrator", "workers", *arguments, "--dir", str(runs)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_worker_joins_and_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path, request):
     run, log = tmp_path / "asked", tmp_path / "log"
     with log.open("w") as file:
         driver = subprocess.Popen(command(tmp_path), cwd=ROOT, stdout=file, stderr=file)
     request.addfinalizer(driver.kill)
-    deadline = time.monotonic() + 300
-    while committed(run) < 2:
-        assert driver.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, "2 steps: not within 300 s"
-        time.sleep(0.05)
+    wait_until(lambda: steps(run), "a step", driver, log)
+    assert steps(run)[0]["engines"] == 1
+    added = workers(tmp_path, "add", "asked")
+    assert added.returncode == 0, added.stderr
+    assert "rollout worker 1 joins as soon as it holds the weights, from step" in added.stdout
+    wait_until(lambda: steps(run)[-1]["engines"] == 2, "a step with 2 workers", driver, log)
+
     family = psutil.Process(driver.pid).children(recursive=True)
     for process in family:  # the store too, as `ray job stop` does to what descends from a driver
         if process.name() == "redis-server":
@@ -62,7 +86,7 @@ def test_sigterm_ends_the_step_and_leaves_a_checkpoint_to_go_on_from(tmp_path, r
     assert driver.wait(timeout=120) == 0, log.read_text()
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
-    said, done = log.read_text(), committed(run)
+    said, done = log.read_text(), len(steps(run))
     assert "SIGTERM: the run ends after this step" in said
     assert "stopped after its last step, with a checkpoint" in said
     assert "redis-server ended" not in said
@@ -84,4 +108,5 @@ def test_sigterm_ends_the_step_and_leaves_a_checkpoint_to_go_on_from(tmp_path, r
     assert f"taking the run up in phase 2, after step {done}" in again.stdout
     assert "taking up" in again.stdout  # finished groups
     assert "replaying" not in again.stdout
-    assert committed(run) == STEPS
+    assert len(steps(run)) == STEPS
+    assert workers(tmp_path, "add", "asked").returncode == 2  # it is over

@@ -1,4 +1,4 @@
-"""What a person asks of a running run's rewards: attach, detach, weigh.
+"""What a person asks of a running run: to attach, detach or weigh a reward, or to add workers.
 
 A command waits in the journal until the driver's next step boundary, is answered there, and is an
 event. It is taken out only when it is done, so that none is lost with a driver.
@@ -6,6 +6,7 @@ event. It is taken out only when it is done, so that none is lost with a driver.
 
 from __future__ import annotations
 
+from actors.fleet import RolloutFleet
 from judging.errors import ConfigurationError, GavelError
 from orchestrator.journal import RunJournal
 from orchestrator.journal_records import Command
@@ -14,26 +15,39 @@ from orchestrator.telemetry import Telemetry
 from rewards.settings import parse_reward_use
 
 
-class RewardCommands:
+class Commands:
     """Applies commands between steps."""
 
-    def __init__(self, journal: RunJournal, panel: RewardPanel, telemetry: Telemetry) -> None:
-        self._journal, self._panel, self._telemetry = journal, panel, telemetry
+    def __init__(
+        self, journal: RunJournal, panel: RewardPanel, fleet: RolloutFleet, telemetry: Telemetry
+    ) -> None:
+        self._journal, self._panel, self._fleet = journal, panel, fleet
+        self._telemetry = telemetry
 
     async def apply(self, phase: int, step: int) -> None:
         """Does what was asked for since the last step; `step` is the first that will see it."""
         for command in self._journal.waiting_commands():
             try:
-                done = await self._do(command)
-                self._journal.record_mix(self._panel.as_it_stands())
-                error = None
+                done, error = await self._do(command), None
             except GavelError as refused:
-                done, error = f"refused to {command.verb} the reward {command.name}", str(refused)
+                done, error = f"refused to {command.verb} {_what(command)}", str(refused)
             told = f"{done}: {error}" if error else f"{done}, from step {step} on"
             self._telemetry.say(told)
             self._journal.finish_command(command, told, ok=error is None, phase=phase, step=step)
 
     async def _do(self, command: Command) -> str:
+        if command.subject == "workers":
+            return await self._add_workers(int(command.arguments["count"]))
+        done = await self._change_mix(command)
+        self._journal.record_mix(self._panel.as_it_stands())
+        return done
+
+    async def _add_workers(self, count: int) -> str:
+        numbers = [str(await self._fleet.add()) for _ in range(count)]
+        which = f"worker {numbers[0]}" if count == 1 else f"workers {', '.join(numbers)}"
+        return f"rollout {which} joins as soon as it holds the weights"
+
+    async def _change_mix(self, command: Command) -> str:
         name, arguments = command.name, command.arguments
         if command.verb != "attach" and name not in self._panel.mix:
             known = ", ".join(self._panel.mix) or "none"
@@ -58,3 +72,7 @@ class RewardCommands:
                 f"{name} is the last reward that trains: attach another one first"
             )
         await self._panel.detach(name)
+
+
+def _what(command: Command) -> str:
+    return f"the reward {command.name}" if command.subject == "reward" else command.name

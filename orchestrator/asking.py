@@ -1,0 +1,75 @@
+"""The other end of a running run's commands: one is left in its journal, and answered there."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from judging.errors import ConfigurationError, InfrastructureError
+from orchestrator.journal import RunJournal
+from orchestrator.status import find_run
+from orchestrator.store import open_recorded_store
+from rewards.protocol import Json
+
+_POLL_S = 0.2
+
+
+def run_arguments() -> argparse.ArgumentParser:
+    """Which run is meant; a parent of a command's parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("run", metavar="RUN", help="id or directory of the run")
+    parser.add_argument("--dir", type=Path, default=Path("runs"), help="where the runs are")
+    return parser
+
+
+def wait_arguments() -> argparse.ArgumentParser:
+    """How long to wait; a parent of a command's parser."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--timeout-s", type=float, default=600.0, help="how long to wait for the next step"
+    )
+    return parser
+
+
+@contextmanager
+def journal_of(options: argparse.Namespace, *, must_run: bool = True) -> Iterator[RunJournal]:
+    """The journal of the run that is meant.
+
+    Raises:
+        ConfigurationError: no such run, or one that is over.
+    """
+    run = find_run(options.run, options.dir)
+    with open_recorded_store(run.path) as store:
+        if store is None:
+            raise ConfigurationError(f"the run {run.run_id} is not running: no journal is open")
+        journal = RunJournal(store.client, run.run_id)
+        snapshot = journal.snapshot(last_events=1)
+        if snapshot is None or (snapshot.status != "running" and must_run):
+            status = snapshot.status if snapshot else "unknown"
+            raise ConfigurationError(f"the run {run.run_id} is not running: its status is {status}")
+        yield journal
+
+
+def ask(options: argparse.Namespace, subject: str, name: str, arguments: Mapping[str, Json]) -> str:
+    """What the run has answered at its next step boundary to `options.verb`.
+
+    Raises:
+        ConfigurationError: no such run, a run that is over, or a command that the run refused.
+        InfrastructureError: the run did not come to its next step in time.
+    """
+    with journal_of(options) as journal:
+        asked = journal.ask(subject, options.verb, name, arguments)
+        deadline_s = time.monotonic() + options.timeout_s
+        while (answer := journal.answer(asked)) is None:
+            if time.monotonic() > deadline_s:
+                raise InfrastructureError(
+                    f"the run did not come to its next step within {options.timeout_s:g} s; the "
+                    "command waits for it in the journal"
+                )
+            time.sleep(_POLL_S)
+    if not answer["ok"]:
+        raise ConfigurationError(answer["told"])
+    return answer["told"]
