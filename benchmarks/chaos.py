@@ -3,8 +3,9 @@
     python benchmarks/chaos.py [--faults 30] [--steps 150] [--seed 1] [--runs DIR] [--json FILE]
 
 Runs a shortened quickstart with engines that answer the same to the same (benchmarks/stand_in.py),
-and kills or freezes rollout workers, learners, verifiers, the store and the driver at random
-moments; a driver that ended is started again. Then an undisturbed run of the same configuration.
+and kills or freezes rollout workers, learners, verifiers, the store, the driver and Ray's own
+processes at random moments; a driver that ended is started again. Then an undisturbed run of the
+same configuration.
 Checked at the end: each committed step is there once, no pair is missing or trained on twice, and
 replaying the committed batches from the first checkpoint gives the weights of both runs, bit for
 bit.
@@ -54,11 +55,15 @@ KILL, FREEZE = signal.SIGKILL, signal.SIGSTOP
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What is done to which process, by a part of its command line."""
+    """What is done to which process, by a part of its command line; "" is the driver."""
 
     name: str
     process: str
     signal: signal.Signals
+
+    @property
+    def ends_driver(self) -> bool:
+        return not self.process or self.name in ("raylet killed", "head killed")
 
 
 KINDS = (
@@ -68,6 +73,9 @@ KINDS = (
     Kind("verifier killed", "ray::Verifier", KILL),
     Kind("store killed", "redis-server", KILL),
     Kind("driver killed", "", KILL),
+    Kind("driver asked to end", "", signal.SIGTERM),
+    Kind("raylet killed", "raylet/raylet --", KILL),
+    Kind("head killed", "gcs/gcs_server --", KILL),
 )
 
 
@@ -80,14 +88,15 @@ class Disturbed:
         command = [sys.executable, "-m", "orchestrator", "run", str(CONFIG), *SHORT, *own]
         self._command = command
         self.drivers = 0
+        self._may_end = False  # after a fault that the driver does not outlive
         self._driver: subprocess.Popen[bytes] | None = None
 
     def is_done(self) -> bool:
         """Starts a driver where there is none."""
         if self._driver is not None and (status := self._driver.poll()) is not None:
-            if status == 0 or self._says_done():  # it may have been killed on its way out
+            if self._says_done():  # it may have been killed on its way out
                 return True
-            if status != -KILL:
+            if not self._may_end:
                 raise SystemExit(f"the driver ended with status {status}: see {self._log}")
             self._driver = None
         if self._driver is None:
@@ -97,6 +106,7 @@ class Disturbed:
                     self._command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
                 )
             self.drivers += 1
+            self._may_end = False
         return False
 
     def _says_done(self) -> bool:
@@ -114,6 +124,7 @@ class Disturbed:
     def disturb(self, kind: Kind, chance: random.Random) -> bool:
         """Whether there was such a process."""
         assert self._driver is not None
+        self._may_end = self._may_end or kind.ends_driver
         if not kind.process:
             self._driver.send_signal(kind.signal)
             return True

@@ -5,21 +5,48 @@ A cluster of our own listens on loopback alone and asks for a token, which only 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
+
+import psutil
 
 from judging.errors import InfrastructureError
 
 STARTS = 3  # Ray gives a node 30 s to come up, which a busy machine may not keep
+SERVERS = ("gcs_server", "raylet")  # without either, actors are lost sooner or later
+_WATCH_S = 1.0
 OBJECT_STORE_BYTES = 256 * 2**20  # trajectories and batches; weights do not pass through it
 
 
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The cluster that this process has joined."""
+
+    servers: tuple[psutil.Process, ...] = ()  # of Ray itself, where the cluster is our own
+
+    async def lost(self) -> InfrastructureError:
+        """Waits until the cluster is lost, and says how. Ray itself tells of it minutes later.
+
+        Nothing is known of a cluster that others started, and this never returns.
+        """
+        while True:
+            for server in self.servers:
+                if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
+                    return InfrastructureError(
+                        f"Ray's own process {server.pid} has died, and its actors are lost: what "
+                        "was committed is kept, and --resume goes on from there"
+                    )
+            await asyncio.sleep(_WATCH_S)
+
+
 @contextmanager
-def ray_cluster(cpus: int) -> Iterator[None]:
+def ray_cluster(cpus: int) -> Iterator[Cluster]:
     """Connects to the cluster at RAY_ADDRESS, or starts one with `cpus` logical CPUs.
 
     Logical CPUs only place actors. Learners and engines take turns, so a machine may have fewer
@@ -46,9 +73,15 @@ def ray_cluster(cpus: int) -> Iterator[None]:
     else:
         _connect(f"Ray did not start, {STARTS} times", STARTS, **own)
     try:
-        yield
+        yield Cluster(() if from_outside else tuple(_servers()))
     finally:
         ray.shutdown()
+
+
+def _servers() -> Iterator[psutil.Process]:
+    for child in psutil.Process().children():
+        if child.name() in SERVERS:
+            yield child
 
 
 def _connect(failure: str, tries: int, **arguments: Any) -> None:

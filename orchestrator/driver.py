@@ -20,7 +20,7 @@ from actors.rollout import EngineSpec
 from actors.verifier_pool import VerifierPool
 from judging.errors import GavelError, Stop
 from learning.settings import ModelSpec
-from orchestrator.cluster import ray_cluster
+from orchestrator.cluster import Cluster, ray_cluster
 from orchestrator.commands import Commands
 from orchestrator.commits import checkpoint_what_stands
 from orchestrator.config import RunConfig
@@ -80,11 +80,9 @@ def run(config: RunConfig) -> int:
             material = prepare(config, directory.path)
             for note in material.notes:
                 telemetry.say(note)
-            with ray_cluster(_logical_cpus(config)):
-                drive = _drive(
-                    config, directory, material, journal, telemetry, position, evaluations
-                )
-                asyncio.run(drive)
+            with ray_cluster(_logical_cpus(config)) as cluster:
+                parts = (material, journal, telemetry, position, evaluations)
+                asyncio.run(_drive(config, cluster, directory, *parts))
             status = "done"
         except asyncio.CancelledError:  # of a second signal, while the actors were ended
             status = "stopped"
@@ -160,6 +158,7 @@ def _begin(config: RunConfig, directory: RunDirectory, journal: RunJournal) -> P
 
 async def _drive(
     config: RunConfig,
+    cluster: Cluster,
     directory: RunDirectory,
     material: Material,
     journal: RunJournal,
@@ -172,6 +171,7 @@ async def _drive(
     assert driving is not None
     stop = StopRequest(config.deadlines.grace_s, say=telemetry.say)
     stop.listen(driving)
+    watch = asyncio.create_task(stop.end_on(cluster.lost(), driving))
     asyncio.get_running_loop().set_exception_handler(_without_cancellations)
     learners, fleet = _actors(config, material, tell=telemetry.say)
     panel = _panel(config)
@@ -197,6 +197,7 @@ async def _drive(
     except asyncio.CancelledError:
         raise stop.at_once() from None
     finally:
+        watch.cancel()
         # What goes wrong here, as when a signal ended the actors too, does not change the outcome.
         endings = await asyncio.gather(fleet.stop(), panel.stop(), return_exceptions=True)
         for error in endings:

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from judging.errors import Stop
+from judging.errors import GavelError, Stop
 
 T = TypeVar("T")
 
@@ -32,6 +32,7 @@ class StopRequest:
         self._signal: signal.Signals | None = None  # the first that came
         self._waited = asyncio.Event()  # long enough, for engines
         self._is_late = False
+        self._error: GavelError | None = None
         self.has_begun = False  # the phases: before, there is nothing to end well
 
     def listen(self, driving: asyncio.Task[Any]) -> None:
@@ -59,6 +60,11 @@ class StopRequest:
         self._is_late = True
         driving.cancel()
 
+    async def end_on(self, lost: Awaitable[GavelError], driving: asyncio.Task[Any]) -> None:
+        """Ends `driving` at once when there is nothing left to drive."""
+        self._error = await lost
+        driving.cancel()
+
     def check(self) -> None:
         """Between two steps. Raises AskedToStop if the run is to end."""
         if self._signal is not None:
@@ -76,8 +82,10 @@ class StopRequest:
             work.cancel()
             waited.cancel()
 
-    def at_once(self) -> Stop:
+    def at_once(self) -> GavelError:
         """Why `driving` was cancelled."""
+        if self._error is not None:
+            return self._error
         why = (
             f"not ended within {self._grace_s:.0f} s (deadlines.grace_s): stopped at once"
             if self._is_late

@@ -19,7 +19,7 @@ def test_a_disturbed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path):
     found = chaos(tmp_path, KINDS, steps=20, seed=1, pause_s=(0.0, 1.0))
     assert found["faults"] == len(KINDS)
     assert found["recovery_s"].keys() == {kind.name for kind in KINDS}
-    assert found["drivers"] == 2
+    assert found["drivers"] == 1 + sum(kind.ends_driver for kind in KINDS)
     assert found["steps"] == 20
     assert found["pairs"] == 20 * 8
     assert found["tensors"] > 0
