@@ -201,8 +201,9 @@ def recovery_s(run: Disturbed, faults: Sequence[Fault]) -> dict[str, list[float]
     rows = run.steps()
     found: defaultdict[str, list[float]] = defaultdict(list)
     for fault in faults:
-        if fault.step < len(rows):
-            found[fault.kind.name].append(rows[fault.step]["at_s"] - fault.at_s)
+        step = fault.step + (fault.kind.signal == signal.SIGTERM)  # which ends its step before
+        if step < len(rows):
+            found[fault.kind.name].append(rows[step]["at_s"] - fault.at_s)
     return dict(found)
 
 
