@@ -248,11 +248,11 @@ def test_a_verdict_names_a_letter_that_the_text_names(text):
     ],
 )
 def test_time_is_linear_on_adversarial_text(unit):
-    text = "<answer><" + (unit * 200_000)[:200_000] + "<answer>[[A]]</answer>"
+    text = "<answer><" + (unit * 50_000)[:50_000] + "<answer>[[A]]</answer>"
     for truncated in (False, True):
         started = time.process_time()
         parse_trace(text, truncated=truncated)
-        assert time.process_time() - started < 0.9
+        assert time.process_time() - started < 0.3
 
 
 @pytest.fixture
