@@ -212,7 +212,7 @@ class RolloutFleet:
         if engine.actor is not actor:
             return
         reason = reason.splitlines()[0]
-        engine.health.failed(self._clock(), reason)
+        engine.health.failed(reason)
         engine.actor = None
         self._tell(f"rollout worker {engine.number} is taken out: {reason}")
         _kill(actor)  # what it was writing fails at once, and goes to others
@@ -259,7 +259,7 @@ class RolloutFleet:
         health = engine.health
         while health.may_restart or health.state is Health.RESTARTING:
             if health.state is Health.DEAD:
-                health.restarting(self._clock())
+                health.restarting()
             try:
                 started = self._start(engine)
                 what = f"starting rollout worker {engine.number} again"
@@ -268,7 +268,7 @@ class RolloutFleet:
             except InfrastructureError as error:
                 if health.state is not Health.DEAD:
                     _kill(engine.actor)
-                    health.failed(self._clock(), str(error).splitlines()[0])
+                    health.failed(str(error).splitlines()[0])
                 continue
             if engine.health.takes_work:
                 again = " again" if health.restarts else ""

@@ -37,7 +37,7 @@ class EngineHealth:
 
     def __init__(self, now_s: float, *, hang_s: float, max_restarts: int) -> None:
         self._hang_s, self._max_restarts = hang_s, max_restarts
-        self._state, self._since_s = Health.RESTARTING, now_s
+        self._state = Health.RESTARTING
         self._restarts = 0
         self._reason = ""
         self._progress = 0
@@ -47,11 +47,6 @@ class EngineHealth:
     @property
     def state(self) -> Health:
         return self._state
-
-    @property
-    def since_s(self) -> float:
-        """When it came into its state."""
-        return self._since_s
 
     @property
     def takes_work(self) -> bool:
@@ -79,11 +74,11 @@ class EngineHealth:
         if not self._is_up():
             return
         if progress < self._progress:
-            self.failed(now_s, f"its iterations fell from {self._progress} to {progress}")
+            self.failed(f"its iterations fell from {self._progress} to {progress}")
         elif progress > self._progress or in_flight == 0:
             self._progress, self._sign_s = progress, now_s
             if self._state is Health.SUSPECT:
-                self._enter(now_s, Health.HEALTHY)
+                self._state = Health.HEALTHY
         elif self._paused_s is None:
             self._age(now_s, f"no progress with {in_flight} requests in flight")
 
@@ -92,10 +87,10 @@ class EngineHealth:
         if self._is_up() and self._paused_s is None:
             self._age(now_s, "no answer")
 
-    def failed(self, now_s: float, reason: str) -> None:
+    def failed(self, reason: str) -> None:
         """It died, raised an error or answered garbage; or its start failed."""
         if self._state is not Health.DEAD:  # the first reason stays
-            self._enter(now_s, Health.DEAD)
+            self._state = Health.DEAD
             self._reason = reason
 
     def paused(self, now_s: float) -> None:
@@ -116,32 +111,28 @@ class EngineHealth:
 
     # ---- the way back: each raises ValueError from a state that it does not lead from ----------
 
-    def restarting(self, now_s: float) -> None:
+    def restarting(self) -> None:
         """It is being started again, at the cost of one restart."""
         if self._state is Health.DEAD and not self.may_restart:
             budget = f"all {self._max_restarts} restarts are spent"
             raise ValueError(f"from {self._state} to {Health.RESTARTING}: {budget}")
-        self._move(now_s, Health.RESTARTING, Health.DEAD)
+        self._move(Health.RESTARTING, Health.DEAD)
         self._restarts += 1
 
     def started(self, now_s: float) -> None:
         """Its process is up."""
-        self._move(now_s, Health.STALE, Health.RESTARTING)
+        self._move(Health.STALE, Health.RESTARTING)
         self._progress, self._sign_s, self._paused_s = 0, now_s, None
 
     def current(self, now_s: float) -> None:
         """It holds the learners' current weights, and has proven it."""
-        self._move(now_s, Health.HEALTHY, Health.STALE, Health.SUSPECT, Health.HEALTHY)
+        self._move(Health.HEALTHY, Health.STALE, Health.SUSPECT, Health.HEALTHY)
         self._reason, self._sign_s = "", now_s
 
-    def _move(self, now_s: float, to: Health, *sources: Health) -> None:
+    def _move(self, to: Health, *sources: Health) -> None:
         if self._state not in sources:
             raise ValueError(f"an engine does not go from {self._state} to {to}")
-        self._enter(now_s, to)
-
-    def _enter(self, now_s: float, to: Health) -> None:
-        if to is not self._state:
-            self._state, self._since_s = to, now_s
+        self._state = to
 
     def _is_up(self) -> bool:
         return self._state not in (Health.DEAD, Health.RESTARTING)
@@ -149,6 +140,6 @@ class EngineHealth:
     def _age(self, now_s: float, what: str) -> None:
         silent_s = now_s - self._sign_s
         if silent_s >= self._hang_s:
-            self.failed(now_s, f"{what} for {silent_s:.0f} s")
+            self.failed(f"{what} for {silent_s:.0f} s")
         elif silent_s >= self._hang_s / 2 and self._state is Health.HEALTHY:
-            self._enter(now_s, Health.SUSPECT)
+            self._state = Health.SUSPECT

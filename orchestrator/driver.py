@@ -35,6 +35,7 @@ from orchestrator.reinforce import reinforce
 from orchestrator.report import write_report
 from orchestrator.resume import (
     Position,
+    check_journal_is_there,
     check_unchanged,
     evaluated,
     position_now,
@@ -146,6 +147,7 @@ def _say_aside(text: str) -> None:
 def _begin(config: RunConfig, directory: RunDirectory, journal: RunJournal) -> Position:
     """Begins the run, or takes up the one that the journal holds."""
     if not journal.is_begun:
+        check_journal_is_there(directory)
         journal.begin_run(dump_config(config), versions(), config.run.seed)
         return Position()
     kinds = [phase.kind for phase in config.phases]

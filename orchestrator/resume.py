@@ -151,6 +151,17 @@ def drawn_units(run: Run, index: int) -> int:
     return committed[-1].drawn if committed else 0
 
 
+def check_journal_is_there(directory: RunDirectory) -> None:
+    """Of a run that its journal does not know. Raises ConfigurationError if it has steps."""
+    steps, _ = directory.read_measurements()
+    if steps:
+        raise ConfigurationError(
+            f"{directory.path} holds {len(steps)} committed steps, and the run's journal knows "
+            "nothing of it: bring back the store's data (store.url, store.prefix, or journal/ of a "
+            "private server), or choose another run.id to begin anew"
+        )
+
+
 def evaluated(journal: RunJournal, config: RunConfig) -> list[Evaluation]:
     """The evaluations of the phases that have ended."""
     ended = journal.ended_phases()

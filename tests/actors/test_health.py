@@ -28,7 +28,7 @@ def engine_in(state: Health, *, max_restarts: int = MAX_RESTARTS) -> EngineHealt
     if state is SUSPECT:
         engine.unanswered(0.0)
     if state is DEAD:
-        engine.failed(0.0, "killed")
+        engine.failed("killed")
     assert engine.state is state
     return engine
 
@@ -43,10 +43,10 @@ EVENTS = {
     "unanswered for half": lambda engine: engine.unanswered(HANG_S / 2),
     "unanswered in time": lambda engine: engine.unanswered(HANG_S),
     "count fell": lambda engine: engine.observed(1.0, -1, 0),
-    "failed": lambda engine: engine.failed(1.0, "garbage"),
+    "failed": lambda engine: engine.failed("garbage"),
     "paused": lambda engine: engine.paused(1.0),
     "resumed": lambda engine: engine.resumed(1.0),
-    "restarting": lambda engine: engine.restarting(1.0),
+    "restarting": lambda engine: engine.restarting(),
     "started": lambda engine: engine.started(1.0),
     "current": lambda engine: engine.current(1.0),
 }
@@ -84,7 +84,6 @@ def test_each_event_in_each_state(event, state):
         EVENTS[event](engine)
         assert engine.state is expected
     assert engine.takes_work == (engine.state is HEALTHY)
-    assert (engine.since_s > 0) == (engine.state is not state)
 
 
 def test_every_event_is_in_the_table():
@@ -95,9 +94,9 @@ def test_the_reason_is_the_first_one_and_goes_with_health():
     engine = engine_in(HEALTHY)
     engine.observed(4.0, 7, 2)
     engine.observed(14.5, 7, 2)
-    engine.failed(15.0, "its requests were given up")
+    engine.failed("its requests were given up")
     assert engine.reason == "no progress with 2 requests in flight for 10 s"
-    engine.restarting(16.0)
+    engine.restarting()
     engine.started(20.0)
     assert engine.reason
     engine.current(21.0)
@@ -107,14 +106,14 @@ def test_the_reason_is_the_first_one_and_goes_with_health():
 def test_the_budget_of_restarts_is_for_the_whole_run():
     engine = engine_in(DEAD, max_restarts=1)
     assert engine.may_restart
-    engine.restarting(1.0)
+    engine.restarting()
     assert not engine.may_restart  # it is under way
     engine.started(2.0)
     engine.current(3.0)
-    engine.failed(4.0, "killed again")
+    engine.failed("killed again")
     assert not engine.may_restart
     with pytest.raises(ValueError, match="from dead to restarting: all 1 restarts are spent"):
-        engine.restarting(5.0)
+        engine.restarting()
     assert (engine.state, engine.restarts) == (DEAD, 1)
 
 
@@ -182,7 +181,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule()
     def fail(self):
-        self.engine.failed(self.now_s, "killed")
+        self.engine.failed("killed")
 
     @rule()
     def pause(self):
@@ -197,7 +196,7 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.engine.may_restart)
     @rule()
     def restart(self):
-        self.engine.restarting(self.now_s)
+        self.engine.restarting()
         self.holds_current = False
 
     @precondition(lambda self: self.engine.state is RESTARTING)

@@ -9,7 +9,14 @@ from run_samples import evaluation, step_commit
 from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.config_loading import config_tree, load_config
 from orchestrator.journal import RunJournal
-from orchestrator.resume import Position, check_unchanged, evaluated, find_position
+from orchestrator.resume import (
+    Position,
+    check_journal_is_there,
+    check_unchanged,
+    evaluated,
+    find_position,
+)
+from orchestrator.rundir import RunDirectory, StepRow
 
 KINDS = ["evaluate", "distill", "evaluate", "reinforce", "evaluate"]
 WHOLE = SimpleNamespace(  # what is on disk
@@ -47,6 +54,18 @@ def end_distillation(journal):
 def test_a_run_that_committed_nothing_begins_at_the_beginning(journal):
     assert find_position(journal, KINDS, WHOLE) == Position()
     assert find_position(journal, KINDS, WHOLE).weights is None
+
+
+def test_a_run_whose_journal_is_gone_is_not_begun_anew(tmp_path):
+    directory = RunDirectory(tmp_path / "run-1")
+    directory.path.mkdir()
+    check_journal_is_there(directory)  # one that ended before its first step is
+    row = StepRow(
+        phase="distill", phase_index=0, total_steps=3, step=1, at_s=1.0, metrics={"loss": 1.0}
+    )
+    directory.append_step(row)
+    with pytest.raises(ConfigurationError, match=r"holds 1 committed steps.*store\.url"):
+        check_journal_is_there(directory)
 
 
 def test_without_a_checkpoint_all_steps_are_replayed(journal):
