@@ -224,6 +224,7 @@ async def _run_phases(run: Run) -> None:
                     await evaluate(run, index, phase)
     except AskedToStop:
         await checkpoint_what_stands(run)
+        run.stop.ended()
         raise
 
 

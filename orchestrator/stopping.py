@@ -32,6 +32,7 @@ class StopRequest:
         self._signal: signal.Signals | None = None  # the first that came
         self._waited = asyncio.Event()  # long enough, for engines
         self._is_late = False
+        self._cutting: asyncio.TimerHandle | None = None
         self._error: GavelError | None = None
         self.has_begun = False  # the phases: before, there is nothing to end well
 
@@ -54,7 +55,12 @@ class StopRequest:
         )
         loop = asyncio.get_running_loop()
         loop.call_later(self._grace_s * WAIT_SHARE, self._waited.set)
-        loop.call_later(self._grace_s, self._cut, driving)
+        self._cutting = loop.call_later(self._grace_s, self._cut, driving)
+
+    def ended(self) -> None:
+        """All that had to be written down is."""
+        if self._cutting is not None:
+            self._cutting.cancel()
 
     def _cut(self, driving: asyncio.Task[Any]) -> None:
         self._is_late = True

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from judging.errors import InfrastructureError
 from orchestrator.stopping import WAIT_SHARE, AskedToStop, StopRequest
 
 GRACE_S = 0.4
@@ -80,6 +81,22 @@ async def test_what_takes_longer_than_the_time_there_is_is_cut(asked):
         await driving
     assert f"not ended within {GRACE_S:.0f} s (deadlines.grace_s)" in str(stop.at_once())
     assert stop.at_once().exit_code == 143
+
+
+async def test_what_has_ended_in_time_is_not_cut_any_more(asked):
+    stop, _, driving = asked
+    stop.ask(signal.SIGTERM, driving)
+    stop.ended()
+    await asyncio.sleep(GRACE_S * 1.5)
+    assert not driving.done()
+
+
+async def test_a_lost_cluster_ends_it_at_once(asked):
+    stop, _, driving = asked
+    error = InfrastructureError("raylet")
+    await stop.end_on(asyncio.sleep(0, error), driving)
+    assert driving.cancelling()
+    assert stop.at_once() is error
 
 
 async def test_what_engines_raise_is_raised(asked):
