@@ -63,7 +63,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, others = parser.parse_known_args(arguments)
     overrides = [other for other in others if "=" in other and not other.startswith("-")]
-    if options.command != "run" or len(overrides) < len(others):
+    if options.command not in ("run", "submit") or len(overrides) < len(others):
         return parser.parse_args(arguments)  # to be refused in argparse's own words
     options.overrides = [*options.overrides, *overrides]
     return options
@@ -121,10 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--json", action="store_true", help="print it as JSON")
 
-    from orchestrator import rewards_cli, workers_cli
+    from orchestrator import jobs_cli, rewards_cli, workers_cli
 
-    rewards_cli.add_parser(commands)
-    workers_cli.add_parser(commands)
+    for part in (rewards_cli, workers_cli, jobs_cli):
+        part.add_parser(commands)
     return parser
 
 
@@ -136,6 +136,12 @@ def _rewards(options: argparse.Namespace) -> int:
 
 def _workers(options: argparse.Namespace) -> int:
     from orchestrator.workers_cli import run_command
+
+    return run_command(options)
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    from orchestrator.jobs_cli import run_command
 
     return run_command(options)
 
@@ -197,4 +203,12 @@ def _print_dry_run(config: RunConfig, plan: Plan, facts: Facts, *, as_json: bool
         print("\n".join(f"  - {obstacle}" for obstacle in obstacles))
 
 
-_COMMANDS = {"run": _run, "status": _status, "rewards": _rewards, "workers": _workers}
+_COMMANDS = {
+    "run": _run,
+    "status": _status,
+    "rewards": _rewards,
+    "workers": _workers,
+    "submit": _jobs,
+    "logs": _jobs,
+    "stop": _jobs,
+}

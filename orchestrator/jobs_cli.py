@@ -1,0 +1,99 @@
+"""`gavel submit`, `gavel logs` and `gavel stop`: runs as jobs of a Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from judging.errors import ConfigurationError
+
+ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+
+
+def add_parser(commands: Any) -> None:
+    of_cluster = argparse.ArgumentParser(add_help=False)
+    of_cluster.add_argument(
+        "--address",
+        default=os.environ.get(ADDRESS_VARIABLE),
+        help=f"of the cluster's dashboard, http://HOST:8265 (default: {ADDRESS_VARIABLE})",
+    )
+    submit = commands.add_parser(
+        "submit",
+        parents=[of_cluster],
+        help="run a configuration as a job of a Ray cluster",
+        description="Submits the working directory, follows the run and exits with its status. "
+        "Ctrl-C only stops following. The same run id again resumes a run that has ended.",
+        allow_abbrev=False,
+    )
+    submit.add_argument("config", metavar="CONFIG", type=Path, help="in the working directory")
+    submit.add_argument("overrides", metavar="key=value", nargs="*", help="override of a key")
+    submit.add_argument(
+        "--working-dir", type=Path, default=Path(), help="what travels (default: this directory)"
+    )
+    submit.add_argument("--no-follow", action="store_true", help="return once it is submitted")
+    logs = commands.add_parser(
+        "logs", parents=[of_cluster], help="show what a submitted run prints", allow_abbrev=False
+    )
+    logs.add_argument("run", metavar="RUN", help="id of the run")
+    logs.add_argument("--follow", "-f", action="store_true", help="until it ends")
+    stop = commands.add_parser(
+        "stop",
+        parents=[of_cluster],
+        help="ask a submitted run to end its step, write a checkpoint and end",
+        allow_abbrev=False,
+    )
+    stop.add_argument("run", metavar="RUN", help="id of the run")
+    stop.add_argument("--timeout-s", type=float, default=300.0, help="how long to wait for it")
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Does one command; returns the exit status. Raises as `Jobs`."""
+    from orchestrator.jobs import STOPPED_STATUS, Jobs, job_id
+
+    if options.address is None:
+        raise ConfigurationError(
+            f"no cluster is named: give --address http://HOST:8265, or set {ADDRESS_VARIABLE}"
+        )
+    if options.command == "submit":
+        return _submit(options)
+    jobs, job = Jobs(options.address), job_id(options.run)
+    if options.command == "stop":
+        status = jobs.stop(job, timeout_s=options.timeout_s)
+        print(f"the run {options.run} has ended")
+        return 0 if status == STOPPED_STATUS else status
+    if options.follow:
+        return jobs.follow(job, _show)
+    _show(jobs.logs(job))
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from orchestrator.config_loading import load_config, new_run_id, with_run_id
+    from orchestrator.jobs import STOPPED_STATUS, Jobs, make_job
+
+    config = load_config(options.config, options.overrides)
+    run_id = config.run.id or new_run_id(options.config.stem, datetime.now())
+    config = with_run_id(config, run_id)
+    job = make_job(config, options.config, options.overrides, options.working_dir)
+    jobs = Jobs(options.address)
+    jobs.submit(job)
+    print(f"submitted the run {run_id} as job {job.id}", file=sys.stderr)
+    if options.no_follow:
+        return 0
+    try:
+        return jobs.follow(job.id, _show)
+    except KeyboardInterrupt:
+        print(
+            f"\nthe run goes on: `gavel logs {run_id} --follow` follows it again, and "
+            f"`gavel stop {run_id}` ends it",
+            file=sys.stderr,
+        )
+        return STOPPED_STATUS
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)
