@@ -14,8 +14,9 @@ LIBNUMA = $(shell $(PYTHON) -c 'import ctypes; print(ctypes.CDLL("libnuma.so.1")
 TORCH_SOURCE := $(if $(PIP_FIND_LINKS),$(PIP_FIND_LINKS:%=--find-links %),--torch-backend cpu)
 # The pinned sets are complete: nothing is left to resolve.
 INSTALL := uv pip install --quiet --python .venv --no-deps $(TORCH_SOURCE)
-LOCK := uv pip compile --quiet --python-version 3.11 --no-annotate \
-	--custom-compile-command 'make lock' $(TORCH_SOURCE) $(UPGRADE)
+LOCK_ANY := uv pip compile --quiet --python-version 3.11 --no-annotate \
+	--custom-compile-command 'make lock' $(UPGRADE)
+LOCK := $(LOCK_ANY) $(TORCH_SOURCE)
 
 # For uv, where it had to be installed, and for ninja, which DeepSpeed calls by its name.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -43,6 +44,8 @@ setup: .venv/.dev
 
 lock:  # pins what pyproject.toml asks for; UPGRADE=--upgrade takes newer releases
 	@$(LOCK) --override requirements/cpu-overrides.txt -o requirements/cpu.txt --extra cpu pyproject.toml
+	@$(LOCK_ANY) --python-platform x86_64-manylinux_2_28 \
+		--override requirements/gpu-overrides.txt -o requirements/gpu.txt --extra gpu pyproject.toml
 	@$(LOCK) --constraint requirements/cpu.txt -o requirements/dev.txt --group dev
 
 clean:  # all that was made here, but not the runs
