@@ -63,7 +63,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _parser()
     options, others = parser.parse_known_args(arguments)
     overrides = [other for other in others if "=" in other and not other.startswith("-")]
-    if options.command not in ("run", "submit") or len(overrides) < len(others):
+    takes_overrides = hasattr(options, "overrides")
+    if not takes_overrides or len(overrides) < len(others):
         return parser.parse_args(arguments)  # to be refused in argparse's own words
     options.overrides = [*options.overrides, *overrides]
     return options
@@ -121,9 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--json", action="store_true", help="print it as JSON")
 
-    from orchestrator import jobs_cli, rewards_cli, workers_cli
+    from orchestrator import cluster_cli, jobs_cli, rewards_cli, workers_cli
 
-    for part in (rewards_cli, workers_cli, jobs_cli):
+    for part in (rewards_cli, workers_cli, jobs_cli, cluster_cli):
         part.add_parser(commands)
     return parser
 
@@ -142,6 +143,12 @@ def _workers(options: argparse.Namespace) -> int:
 
 def _jobs(options: argparse.Namespace) -> int:
     from orchestrator.jobs_cli import run_command
+
+    return run_command(options)
+
+
+def _cluster(options: argparse.Namespace) -> int:
+    from orchestrator.cluster_cli import run_command
 
     return run_command(options)
 
@@ -211,4 +218,5 @@ _COMMANDS = {
     "submit": _jobs,
     "logs": _jobs,
     "stop": _jobs,
+    "cluster": _cluster,
 }
