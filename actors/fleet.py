@@ -100,7 +100,7 @@ class RolloutFleet:
     async def start(self) -> None:
         """Starts the workers side by side; returns when all can generate."""
         self.engines = [self._place(number) for number in range(self._spec.settings.workers)]
-        starts = asyncio.gather(*(self._start(engine) for engine in self.engines))
+        starts = asyncio.gather(*(self._start_first(engine) for engine in self.engines))
         await within(self._deadlines.start_s, "starting the rollout workers", starts)
         for engine in self.engines:  # as long as nothing was published, the model's own are current
             await self.has_weights(engine, engine.actor)
@@ -323,6 +323,20 @@ class RolloutFleet:
         hang_s, restarts = self._deadlines.hang_s, self._spec.settings.max_restarts
         health = EngineHealth(self._clock(), hang_s=hang_s, max_restarts=restarts)
         return Engine(number, health)
+
+    async def _start_first(self, engine: Engine) -> None:
+        """Once more if it dies meanwhile; but what a worker itself raises, it would raise again."""
+        from ray.exceptions import RayActorError
+
+        while engine.health.state is not Health.STALE:
+            try:
+                await self._start(engine)
+            except RayActorError as error:
+                engine.health.failed(last_line(error))
+                if not engine.health.may_restart:
+                    raise
+                self._tell(f"rollout worker {engine.number} died while it started: once more")
+                engine.health.restarting()
 
     async def _start(self, engine: Engine) -> None:
         engine.actor = self._actor()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -35,9 +36,22 @@ class LearnerGroup:
         self.restarts = 0
 
     async def start(self, spec: ModelSpec, *, temperature: float, seed: int) -> None:
-        """Starts all ranks; returns when each holds the model."""
+        """Starts all ranks; returns when each holds the model.
+
+        Raises:
+            LearnersLost: they died more often than `max_restarts`, or were not up in `start_s`.
+        """
         self._spec, self._temperature, self._seed = spec, temperature, seed
-        await self._start(spec)
+        deadline_s = time.monotonic() + self._deadlines.start_s
+        while True:
+            try:
+                return await self._start(spec)
+            except LearnersLost:
+                is_late = time.monotonic() > deadline_s
+                if is_late or self.restarts >= self._settings.max_restarts:
+                    raise
+                self.restarts += 1
+                self.stop()
 
     async def restart(self, weights: str | None) -> None:
         """Ends what is left of the ranks and starts them anew, with the weights of a checkpoint

@@ -22,6 +22,7 @@ from orchestrator.config import RunConfig
 
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 STOPPED_STATUS = 130  # of a job that was stopped: Ray does not say with what status it exited
+STOP_MARGIN_S = 10.0  # from the driver's own end to the cluster's SIGKILL
 _POLL_S = 0.5
 
 
@@ -63,8 +64,7 @@ def make_job(config: RunConfig, path: Path, overrides: Sequence[str], working_di
     inside = path.resolve().relative_to(root).as_posix()
     own = [text for text in overrides if not text.startswith("run.id=")]
     command = ["python", "-m", "orchestrator", "run", inside, *own, f"run.id={run_id}"]
-    deadlines = config.deadlines
-    wait_s = math.ceil(deadlines.grace_s + deadlines.stop_s + deadlines.checkpoint_s / 10)
+    wait_s = math.ceil(config.deadlines.grace_s + config.deadlines.stop_s + STOP_MARGIN_S)
     return Job(
         id=job_id(run_id),
         entrypoint=shlex.join(command),

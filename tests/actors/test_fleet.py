@@ -104,6 +104,18 @@ async def fleet_of(folder: Path, *, workers=2, hang_s=60.0, start_s=60.0, **sett
         await fleet.stop()
 
 
+async def test_a_worker_that_dies_while_it_starts_is_started_again(cluster, tmp_path):
+    (tmp_path / "deaths-at-start").write_text("2")
+    async with fleet_of(tmp_path, workers=1, max_restarts=2) as (fleet, told):
+        assert told == ["rollout worker 0 died while it started: once more"] * 2
+        assert fleet.restarts == 2
+        assert (await fleet.generate(request("after")))[0].presentation_uid == "after"
+    (tmp_path / "deaths-at-start").write_text("2")
+    with pytest.raises(InfrastructureError, match=r"starting the rollout workers: .*died"):
+        async with fleet_of(tmp_path, workers=1, max_restarts=1):
+            pass
+
+
 async def until(reached, what: str, timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not reached():
