@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-STEPS = 60
+STEPS = 30
 
 
 def free_port(low: int, high: int) -> int:
