@@ -19,7 +19,7 @@ from actors.answers import flaw_of
 from actors.environment import engine_environment
 from actors.health import EngineHealth, Health
 from actors.load import Loads
-from actors.placement import has_gpus
+from actors.placement import has_gpus, room_for
 from actors.rollout import EngineSpec, GenerationRequest
 from actors.settings import Deadlines, PauseMode
 from actors.waiting import last_line, within
@@ -90,6 +90,12 @@ class RolloutFleet:
     def working(self) -> int:
         """How many engines take work."""
         return len(self._loads)
+
+    @property
+    def room(self) -> int:
+        """How many more workers the cluster has room for now."""
+        settings = self._spec.settings
+        return room_for(settings.cpu_threads, settings.tensor_parallel if has_gpus() else 0)
 
     def up(self) -> list[Engine]:
         """The engines that weights are sent to."""

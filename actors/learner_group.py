@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +26,20 @@ GRACE_S = 5.0  # after one rank failed, for the others to tell whether they live
 class LearnersLost(InfrastructureError):
     """A rank died or hangs, and with it the group: `restart` brings it back."""
 
+    has_died = False  # rather than given no answer
+
 
 class LearnerGroup:
     """Life: construct, `start`, begin a phase, step, ...; `restart` after `LearnersLost`."""
 
-    def __init__(self, settings: LearnerSettings, deadlines: Deadlines) -> None:
-        self._settings, self._deadlines = settings, deadlines
+    def __init__(
+        self,
+        settings: LearnerSettings,
+        deadlines: Deadlines,
+        *,
+        tell: Callable[[str], object] = lambda text: None,
+    ) -> None:
+        self._settings, self._deadlines, self._tell = settings, deadlines, tell
         self.ranks: list[Any] = []
         self.restarts = 0
 
@@ -39,17 +47,19 @@ class LearnerGroup:
         """Starts all ranks; returns when each holds the model.
 
         Raises:
-            LearnersLost: they died more often than `max_restarts`, or were not up in `start_s`.
+            LearnersLost: a rank died, and not the first time beyond `max_restarts` or `start_s`; or
+                gave no answer in `start_s`.
         """
         self._spec, self._temperature, self._seed = spec, temperature, seed
         deadline_s = time.monotonic() + self._deadlines.start_s
         while True:
             try:
                 return await self._start(spec)
-            except LearnersLost:
+            except LearnersLost as lost:
                 is_late = time.monotonic() > deadline_s
-                if is_late or self.restarts >= self._settings.max_restarts:
+                if not lost.has_died or is_late or self.restarts >= self._settings.max_restarts:
                     raise
+                self._tell("a learner died while it started: all of them once more")
                 self.restarts += 1
                 self.stop()
 
@@ -181,8 +191,11 @@ async def _together(timeout_s: float, what: str, calls: Sequence[Any]) -> list[A
     except GavelError as error:
         _, silent = await asyncio.wait(tasks, timeout=GRACE_S)
         errors = [task.exception() for task in tasks if task not in silent]
-        if silent or any(isinstance(each, RayActorError) for each in errors):
-            raise LearnersLost(str(error)) from error
+        has_died = any(isinstance(each, RayActorError) for each in errors)
+        if silent or has_died:
+            lost = LearnersLost(str(error))
+            lost.has_died = has_died
+            raise lost from error
         raise
     finally:
         for task in tasks:

@@ -12,6 +12,15 @@ def has_gpus() -> bool:
     return ray.cluster_resources().get("GPU", 0) > 0
 
 
+def room_for(cpus: int, gpus: int) -> int:
+    """How many actors that ask for so much have room in the connected cluster now."""
+    import ray
+
+    free = ray.available_resources()
+    asked = {"CPU": cpus, "GPU": gpus}
+    return min(int(free.get(name, 0) // count) for name, count in asked.items() if count)
+
+
 def own_host() -> str:
     """The address at which the other actors reach this one: loopback where all share a machine.
 

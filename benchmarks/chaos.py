@@ -124,9 +124,9 @@ class Disturbed:
     def disturb(self, kind: Kind, chance: random.Random) -> bool:
         """Whether there was such a process."""
         assert self._driver is not None
-        self._may_end = self._may_end or kind.ends_driver
         if not kind.process:
             self._driver.send_signal(kind.signal)
+            self._may_end = True
             return True
         try:
             family = psutil.Process(self._driver.pid).children(recursive=True)
@@ -136,6 +136,7 @@ class Disturbed:
         if not found:
             return False
         chance.choice(found).send_signal(kind.signal)
+        self._may_end = self._may_end or kind.ends_driver
         return True
 
     def steps(self) -> list[dict[str, Any]]:
@@ -192,6 +193,7 @@ def disturb(
                 return faults
             time.sleep(0.2)  # it is being started again
         faults.append(fault)
+        last += kind.signal == signal.SIGTERM  # which ends its step before
         print(f"{time.strftime('%X')}  {kind.name}, after step {last}", flush=True)
     return faults
 

@@ -46,11 +46,18 @@ def journal_of(options: argparse.Namespace, *, must_run: bool = True) -> Iterato
         if store is None:
             raise ConfigurationError(f"the run {run.run_id} is not running: no journal is open")
         journal = RunJournal(store.client, run.run_id)
-        snapshot = journal.snapshot(last_events=1)
-        if snapshot is None or (snapshot.status != "running" and must_run):
-            status = snapshot.status if snapshot else "unknown"
-            raise ConfigurationError(f"the run {run.run_id} is not running: its status is {status}")
+        if must_run and _status(journal) != "running":
+            raise ConfigurationError(_not_running(journal))
         yield journal
+
+
+def _status(journal: RunJournal) -> str:
+    snapshot = journal.snapshot(last_events=1)
+    return snapshot.status if snapshot else "unknown"
+
+
+def _not_running(journal: RunJournal) -> str:
+    return f"the run {journal.run_id} is not running: its status is {_status(journal)}"
 
 
 def ask(options: argparse.Namespace, subject: str, name: str, arguments: Mapping[str, Json]) -> str:
@@ -63,7 +70,14 @@ def ask(options: argparse.Namespace, subject: str, name: str, arguments: Mapping
     with journal_of(options) as journal:
         asked = journal.ask(subject, options.verb, name, arguments)
         deadline_s = time.monotonic() + options.timeout_s
-        while (answer := journal.answer(asked)) is None:
+        while True:
+            is_over = (
+                _status(journal) != "running"
+            )  # first: the last thing it does may be to answer
+            if (answer := journal.answer(asked)) is not None:
+                break
+            if is_over:
+                raise ConfigurationError(_not_running(journal))
             if time.monotonic() > deadline_s:
                 raise InfrastructureError(
                     f"the run did not come to its next step within {options.timeout_s:g} s; the "

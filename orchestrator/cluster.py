@@ -37,7 +37,7 @@ class Cluster:
         """
         while True:
             for server in self.servers:
-                if not server.is_running() or server.status() == psutil.STATUS_ZOMBIE:
+                if _has_died(server):
                     return InfrastructureError(
                         f"Ray's own process {server.pid} has died, and its actors are lost: what "
                         "was committed is kept, and --resume goes on from there"
@@ -78,6 +78,13 @@ def ray_cluster(cpus: int) -> Iterator[Cluster]:
         ray.shutdown()
 
 
+def _has_died(server: psutil.Process) -> bool:
+    try:
+        return not server.is_running() or server.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def _servers() -> Iterator[psutil.Process]:
     for child in psutil.Process().children():
         if child.name() in SERVERS:
@@ -98,5 +105,9 @@ def _connect(failure: str, tries: int, **arguments: Any) -> None:
             return
         except Exception as error:  # Ray has no class of its own for it
             ray.shutdown()
+            left = list(_servers())  # of a start that was not finished, Ray leaves its processes
+            for server in left:
+                server.kill()
+            psutil.wait_procs(left, timeout=5)
             if attempt == tries:
                 raise InfrastructureError(f"{failure}: {error}") from error

@@ -43,6 +43,10 @@ class Commands:
         return done
 
     async def _add_workers(self, count: int) -> str:
+        if count > (room := self._fleet.room):  # else they would wait for what learners may need
+            raise ConfigurationError(
+                f"the cluster has room for {room} more rollout workers, not for {count}"
+            )
         numbers = [str(await self._fleet.add()) for _ in range(count)]
         which = f"worker {numbers[0]}" if count == 1 else f"workers {', '.join(numbers)}"
         return f"rollout {which} joins as soon as it holds the weights"

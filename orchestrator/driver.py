@@ -224,8 +224,9 @@ async def _run_phases(run: Run) -> None:
                     await evaluate(run, index, phase)
     except AskedToStop:
         await checkpoint_what_stands(run)
-        run.stop.ended()
         raise
+    finally:
+        run.stop.ended()
 
 
 async def _write_again(
@@ -263,7 +264,7 @@ def _actors(
         trust_remote_code=config.model.trust_remote_code,
         revision=config.model.revision if config.model.make is None else None,
     )
-    learners = LearnerGroup(config.learner, config.deadlines)
+    learners = LearnerGroup(config.learner, config.deadlines, tell=tell)
     return learners, RolloutFleet(engine, config.deadlines, tell=tell)
 
 

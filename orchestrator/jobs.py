@@ -1,9 +1,9 @@
-"""A run as a job of a Ray cluster: submitted, followed, asked to end.
+"""A run as jobs of a Ray cluster: submitted, followed, asked to end.
 
-A run's job has an id made from the run's, so that a run is submitted once at a time; the job of one
-that has ended makes room for the one that resumes it. What the job needs travels with it: code and
-configuration in the working directory, settings in the entry point, nothing of the submitter's
-shell. Passwords and tokens do not: Ray shows a job's environment to all who may read it.
+A run's jobs are numbered, one for each time that it was submitted, and no two go on at once. What a
+job needs travels with it: code and configuration in the working directory, settings in the entry
+point, nothing of the submitter's shell. A password does not: Ray shows a job's entry point and
+environment to all who may read it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.config import RunConfig
+from orchestrator.store_client import PASSWORD_VARIABLE, without_password
+
+T = TypeVar("T")
 
 ENDED = ("STOPPED", "SUCCEEDED", "FAILED")
 STOPPED_STATUS = 130  # of a job that was stopped: Ray does not say with what status it exited
@@ -30,15 +33,10 @@ _POLL_S = 0.5
 class Job:
     """What is submitted."""
 
-    id: str
+    run_id: str
     entrypoint: str
     runtime_env: Mapping[str, Any]
     metadata: Mapping[str, str]
-
-
-def job_id(run_id: str) -> str:
-    """Of the run's job; Ray calls it the submission id."""
-    return f"gavel-{run_id}"
 
 
 def make_job(config: RunConfig, path: Path, overrides: Sequence[str], working_dir: Path) -> Job:
@@ -46,7 +44,7 @@ def make_job(config: RunConfig, path: Path, overrides: Sequence[str], working_di
 
     Raises:
         ConfigurationError: `path` is not in the working directory, or the run's directory would
-            be lost with the job's copy of it.
+            be lost with the job's copy of it, or a password would be seen.
     """
     run_id = config.run.id
     assert run_id is not None, "the command line names the run"
@@ -54,6 +52,11 @@ def make_job(config: RunConfig, path: Path, overrides: Sequence[str], working_di
         raise ConfigurationError(
             f"run.dir={config.run.dir} would lie in the job's copy of the working directory and be "
             "lost with it: give a directory that all nodes share, as in run.dir=/shared/runs"
+        )
+    if config.store.url is not None and without_password(config.store.url) != config.store.url:
+        raise ConfigurationError(
+            "store.url holds a password, which Ray would show with the job: leave it out, and set "
+            f"{PASSWORD_VARIABLE} where the driver runs"
         )
     root = working_dir.resolve()
     if not path.resolve().is_relative_to(root):
@@ -66,7 +69,7 @@ def make_job(config: RunConfig, path: Path, overrides: Sequence[str], working_di
     command = ["python", "-m", "orchestrator", "run", inside, *own, f"run.id={run_id}"]
     wait_s = math.ceil(config.deadlines.grace_s + config.deadlines.stop_s + STOP_MARGIN_S)
     return Job(
-        id=job_id(run_id),
+        run_id=run_id,
         entrypoint=shlex.join(command),
         runtime_env={
             "working_dir": str(root),
@@ -80,107 +83,116 @@ class Jobs:
     """The jobs of one cluster, by its dashboard's address."""
 
     def __init__(self, address: str) -> None:
-        """Raises InfrastructureError, which says what is wrong with address, token or version."""
-        from ray.exceptions import AuthenticationError
+        """Raises InfrastructureError, which says what is wrong with address or token."""
         from ray.job_submission import JobSubmissionClient
 
         self.address = address
-        try:
-            self._client = JobSubmissionClient(address)
-        except (AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
-            raise InfrastructureError(_unreachable(address, error)) from error
+        self._client: Any = self._asked(lambda: JobSubmissionClient(address))
 
-    def submit(self, job: Job) -> None:
-        """Raises ConfigurationError if the run's job goes on."""
-        status = self.status(job.id)
-        if status in ENDED:
-            self._client.delete_job(job.id)  # its logs are in the cluster's; the run's are its own
-        elif status is not None:
-            raise ConfigurationError(
-                f"the run's job {job.id} is {status.lower()} at {self.address} already: follow it "
-                "by `gavel logs`, or end it by `gavel stop`"
-            )
-        try:
-            self._client.submit_job(
-                submission_id=job.id,
+    def submit(self, job: Job) -> str:
+        """The id of what is submitted. Raises ConfigurationError if a job of the run goes on."""
+        earlier = self._of_run(job.run_id)
+        for each in earlier:
+            if each.status.value not in ENDED:
+                raise ConfigurationError(
+                    f"the run's job {each.submission_id} is {each.status.value.lower()} at "
+                    f"{self.address} already: follow it by `gavel logs`, or end it by `gavel stop`"
+                )
+        job_id = f"gavel-{job.run_id}-{len(earlier) + 1}"
+        self._asked(
+            lambda: self._client.submit_job(
+                submission_id=job_id,  # refused if somebody else submitted it meanwhile
                 entrypoint=job.entrypoint,
                 runtime_env=dict(job.runtime_env),
                 metadata=dict(job.metadata),
             )
-        except RuntimeError as error:
-            raise InfrastructureError(
-                f"{self.address} refused the job {job.id}: {error}"
-            ) from error
+        )
+        return job_id
 
-    def status(self, job: str) -> str | None:
-        """As Ray names it; None if there is no such job."""
-        info = self._info(job)
-        return None if info is None else str(info.status.value)
+    def newest(self, run_id: str) -> str:
+        """The id of a run's newest job. Raises ConfigurationError if it has none."""
+        if jobs := self._of_run(run_id):
+            return str(jobs[-1].submission_id)
+        known = {job.metadata["gavel_run"] for job in self._all() if _is_ours(job)}
+        runs = ", ".join(sorted(known)) or "none"
+        raise ConfigurationError(f"{self.address} has no job of a run {run_id}; it has had {runs}")
 
-    def follow(self, job: str, show: Callable[[str], object]) -> int:
+    def follow(self, job_id: str, show: Callable[[str], object]) -> int:
         """Shows what the job prints until it ends; its exit status.
 
         Raises:
-            ConfigurationError: there is no such job.
-            InfrastructureError: the connection to the cluster broke.
+            InfrastructureError: the cluster does not answer any more.
         """
-        self._require(job)
+        shown = 0
+        while True:
+            shown = asyncio.run(self._tail(job_id, show, shown))
+            status = self._status(job_id)
+            if status is not None:
+                return status
+            time.sleep(_POLL_S)  # the stream broke: on from where it was
+
+    async def _tail(self, job_id: str, show: Callable[[str], object], shown: int) -> int:
+        """Shows what comes after the first `shown` characters; how many there are then."""
+        from aiohttp import ClientError
+
+        seen = 0
         try:
-            asyncio.run(self._tail(job, show))
-        except (RuntimeError, OSError) as error:
-            raise InfrastructureError(
-                f"lost sight of the job {job}, which may go on: {error}; see `gavel logs`"
-            ) from error
-        return self.wait(job, timeout_s=60.0)
+            async for text in self._client.tail_job_logs(job_id):
+                if new := text[max(0, shown - seen) :]:
+                    show(new)
+                seen += len(text)
+        except (ClientError, RuntimeError, OSError):
+            pass  # whether the job goes on is asked next
+        return max(seen, shown)
 
-    async def _tail(self, job: str, show: Callable[[str], object]) -> None:
-        async for lines in self._client.tail_job_logs(job):
-            show(lines)
+    def logs(self, job_id: str) -> str:
+        """What it has printed so far."""
+        return str(self._asked(lambda: self._client.get_job_logs(job_id)))
 
-    def logs(self, job: str) -> str:
-        """What it has printed so far. Raises ConfigurationError if there is no such job."""
-        self._require(job)
-        return str(self._client.get_job_logs(job))
-
-    def stop(self, job: str, *, timeout_s: float) -> int:
-        """Asks the job to end, and waits until it has; its exit status.
-
-        Raises:
-            ConfigurationError: there is no such job.
-            InfrastructureError: it has not ended within `timeout_s`.
-        """
-        self._require(job)
-        self._client.stop_job(job)
-        return self.wait(job, timeout_s=timeout_s)
-
-    def wait(self, job: str, *, timeout_s: float) -> int:
-        """Until it has ended; its exit status. Raises InfrastructureError at the deadline."""
+    def stop(self, job_id: str, *, timeout_s: float) -> None:
+        """Asks the job to end; returns when it has. Raises InfrastructureError at the deadline."""
+        self._asked(lambda: self._client.stop_job(job_id))
         deadline_s = time.monotonic() + timeout_s
-        while (info := self._info(job)) is not None and info.status.value not in ENDED:
+        while self._status(job_id) is None:
             if time.monotonic() > deadline_s:
                 raise InfrastructureError(
-                    f"the job {job} is {info.status.value.lower()} after {timeout_s:.0f} s more"
+                    f"the job {job_id} was asked to end, and has not after {timeout_s:.0f} s"
                 )
             time.sleep(_POLL_S)
-        if info is None or info.status.value == "STOPPED":
-            return STOPPED_STATUS
-        if info.status.value == "SUCCEEDED":
-            return 0
-        return info.driver_exit_code or 1
 
-    def _require(self, job: str) -> None:
-        if self._info(job) is None:
-            known = [each.submission_id for each in self._client.list_jobs()]
-            ours = ", ".join(str(each) for each in known if each) or "none"
-            raise ConfigurationError(f"{self.address} has no job {job}; it has {ours}")
-
-    def _info(self, job: str) -> Any:
-        try:
-            return self._client.get_job_info(job)
-        except RuntimeError as error:
-            if "404" in str(error) or "does not exist" in str(error):
+    def _status(self, job_id: str) -> int | None:
+        """The exit status; None as long as it goes on."""
+        info = self._asked(lambda: self._client.get_job_info(job_id))
+        match info.status.value:
+            case "SUCCEEDED":
+                return 0
+            case "STOPPED":
+                return STOPPED_STATUS
+            case "FAILED":
+                return info.driver_exit_code or 1
+            case _:
                 return None
+
+    def _of_run(self, run_id: str) -> list[Any]:
+        """Oldest first."""
+        jobs = [j for j in self._all() if _is_ours(j) and j.metadata["gavel_run"] == run_id]
+        return sorted(jobs, key=lambda job: int(job.submission_id.rpartition("-")[2]))
+
+    def _all(self) -> list[Any]:
+        return list(self._asked(lambda: self._client.list_jobs()))
+
+    def _asked(self, call: Callable[[], T]) -> T:
+        """What the cluster answers. Raises InfrastructureError, which names it."""
+        from ray.exceptions import RayError
+
+        try:
+            return call()
+        except (RayError, RuntimeError, OSError, ValueError) as error:
             raise InfrastructureError(_unreachable(self.address, error)) from error
+
+
+def _is_ours(job: Any) -> bool:
+    return "gavel_run" in (job.metadata or {})
 
 
 def _unreachable(address: str, error: Exception) -> str:
@@ -190,4 +202,5 @@ def _unreachable(address: str, error: Exception) -> str:
             f"the Ray cluster at {address} refuses this token: set RAY_AUTH_MODE=token and "
             "RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's"
         )
-    return f"no Ray dashboard answers at {address}: {text.splitlines()[0] if text else error!r}"
+    reason = text.splitlines()[0] if text else repr(error)
+    return f"the Ray dashboard at {address} does not do it: {reason}"

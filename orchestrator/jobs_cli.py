@@ -7,9 +7,12 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from judging.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from orchestrator.jobs import Jobs
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 
@@ -52,7 +55,7 @@ def add_parser(commands: Any) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """Does one command; returns the exit status. Raises as `Jobs`."""
-    from orchestrator.jobs import STOPPED_STATUS, Jobs, job_id
+    from orchestrator.jobs import Jobs
 
     if options.address is None:
         raise ConfigurationError(
@@ -60,15 +63,31 @@ def run_command(options: argparse.Namespace) -> int:
         )
     if options.command == "submit":
         return _submit(options)
-    jobs, job = Jobs(options.address), job_id(options.run)
+    jobs = Jobs(options.address)
+    job_id = jobs.newest(options.run)
     if options.command == "stop":
-        status = jobs.stop(job, timeout_s=options.timeout_s)
-        print(f"the run {options.run} has ended")
-        return 0 if status == STOPPED_STATUS else status
+        return _stop(jobs, job_id, options)
     if options.follow:
-        return jobs.follow(job, _show)
-    _show(jobs.logs(job))
+        return jobs.follow(job_id, _show)
+    _show(jobs.logs(job_id))
     return 0
+
+
+def _stop(jobs: Jobs, job_id: str, options: argparse.Namespace) -> int:
+    """0 if the run ended in order, or was done before."""
+    from orchestrator.stopping import IN_ORDER
+
+    jobs.stop(job_id, timeout_s=options.timeout_s)
+    said = jobs.logs(job_id)
+    if IN_ORDER in said or f"run {options.run} done" in said:
+        print(f"the run {options.run} has ended in order")
+        return 0
+    print(
+        f"the run {options.run} has ended, but not between two steps: what it committed is kept; "
+        f"see `gavel logs {options.run}`",
+        file=sys.stderr,
+    )
+    return 1
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -80,12 +99,12 @@ def _submit(options: argparse.Namespace) -> int:
     config = with_run_id(config, run_id)
     job = make_job(config, options.config, options.overrides, options.working_dir)
     jobs = Jobs(options.address)
-    jobs.submit(job)
-    print(f"submitted the run {run_id} as job {job.id}", file=sys.stderr)
+    job_id = jobs.submit(job)
+    print(f"submitted the run {run_id} as job {job_id}", file=sys.stderr)
     if options.no_follow:
         return 0
     try:
-        return jobs.follow(job.id, _show)
+        return jobs.follow(job_id, _show)
     except KeyboardInterrupt:
         print(
             f"\nthe run goes on: `gavel logs {run_id} --follow` follows it again, and "

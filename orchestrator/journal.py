@@ -214,7 +214,7 @@ class RunJournal:
 
     def ask(self, subject: str, verb: str, name: str, arguments: Mapping[str, Json]) -> str:
         """Leaves a command for the driver; returns its id."""
-        command = Command(uuid.uuid4().hex, subject, verb, name, arguments, self._clock())
+        command = Command(uuid.uuid4().hex, verb, name, arguments, self._clock(), subject)
         self._client.hset(self._key("commands"), command.id, _dump(asdict(command)))
         return command.id
 

@@ -63,8 +63,8 @@ class Command:
     """What somebody asks of a running run."""
 
     id: str
-    subject: str  # reward or workers
     verb: str  # of a reward: attach, detach or weight; of workers: add
     name: str  # of the reward in the mix
     arguments: Mapping[str, Any]
     asked_at_s: float  # wall clock, Unix time
+    subject: str = "reward"  # or workers

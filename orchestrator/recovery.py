@@ -48,7 +48,8 @@ async def begin_on_learners(run: Run, index: int, begin: Callable[[], Awaitable[
         try:
             await begin()
             if position is not None:
-                await replay(run.learners, run.directory, position, run.telemetry)
+                parts = (run.learners, run.directory, position, run.telemetry)
+                await replay(*parts, between=run.stop.check)
         except LearnersLost as error:
             await _bring_back(run, error)
     if position is None or not position.committed:
@@ -112,11 +113,17 @@ async def _bring_back(run: Run, error: LearnersLost) -> None:
 
 
 async def replay(
-    learners: LearnerGroup, directory: RunDirectory, position: Position, telemetry: Telemetry
+    learners: LearnerGroup,
+    directory: RunDirectory,
+    position: Position,
+    telemetry: Telemetry,
+    *,
+    between: Callable[[], None] = lambda: None,
 ) -> None:
     """The learners, in a phase just begun, to where its committed steps end.
 
     Raises:
+        Whatever `between` two steps raises.
         DataError: a batch is missing or damaged.
         InfrastructureError: the checkpoint's trainer state is, or a step failed.
     """
@@ -129,6 +136,7 @@ async def replay(
         )
     for commit in position.replay:
         assert commit.batch_hash is not None
+        between()
         batches = load_batches(directory.read_batch(commit.batch_hash))
         if commit.kind == "distill":
             await learners.distill_step(batches[0])

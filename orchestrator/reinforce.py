@@ -14,6 +14,7 @@ from itertools import islice
 
 import numpy as np
 
+from judging.errors import GavelError
 from judging.records import JudgePrompt
 from learning.advantages import group_advantages, has_zero_variance
 from learning.settings import GrpoSettings
@@ -112,7 +113,10 @@ class Rollouts:
             try:
                 yield pump
             except AskedToStop:
-                self.open_work.write()
+                try:
+                    self.open_work.write()
+                except GavelError as error:  # then it is generated again
+                    run.telemetry.say(f"open work is not written down: {error}")
                 raise
 
     async def _judge(self, ticket: int, unit: Unit) -> Judged[list[Group]]:

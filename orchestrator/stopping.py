@@ -17,6 +17,7 @@ from judging.errors import GavelError, Stop
 T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+IN_ORDER = "stopped in order, between two steps; --resume goes on from there"
 WAIT_SHARE = 0.5  # of the time there is: for engines; the rest is for a step and a checkpoint
 
 
@@ -100,9 +101,8 @@ class StopRequest:
         return _stop(Stop(f"{why}; what was committed is kept"), self._status())
 
     def _in_order(self) -> AskedToStop:
-        text = "stopped after its last step, with a checkpoint; --resume goes on from there"
         is_asked_for = self._signal is signal.SIGTERM
-        return _stop(AskedToStop(text), 0 if is_asked_for else self._status())
+        return _stop(AskedToStop(IN_ORDER), 0 if is_asked_for else self._status())
 
     def _status(self) -> int:
         """Of a process that a signal ended, as shells count."""

@@ -29,11 +29,13 @@ _PAUSE_S = 0.1  # before the first restart; twice as long before each further on
 # Becomes the server after asking the kernel to end it together with the thread that started it.
 # A separate interpreter, since code between fork and exec is unsafe beside other threads. SIGTERM
 # is blocked: `ray job stop` sends it to all processes of a job, while the driver has yet to commit.
+# SIGINT, by which the server is ended, is blocked in all that descends from a raylet.
 _LAUNCH = """
 import ctypes, os, signal, sys
 PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """

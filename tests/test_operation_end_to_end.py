@@ -72,6 +72,9 @@ def test_a_worker_joins_and_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path, 
     request.addfinalizer(driver.kill)
     wait_until(lambda: steps(run), "a step", driver, log)
     assert steps(run)[0]["engines"] == 1
+    refused = workers(tmp_path, "add", "asked", "--count", "1000")
+    assert refused.returncode == 2
+    assert "more rollout workers, not for 1000" in refused.stderr
     added = workers(tmp_path, "add", "asked")
     assert added.returncode == 0, added.stderr
     assert "rollout worker 1 joins as soon as it holds the weights, from step" in added.stdout
@@ -88,7 +91,7 @@ def test_a_worker_joins_and_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path, 
     assert not alive
     said, done = log.read_text(), len(steps(run))
     assert "SIGTERM: the run ends after this step" in said
-    assert "stopped after its last step, with a checkpoint" in said
+    assert "stopped in order, between two steps" in said
     assert "redis-server ended" not in said
     assert 2 <= done < STEPS
     names = sorted(path.name for path in (run / "checkpoints").iterdir())

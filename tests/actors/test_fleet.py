@@ -104,6 +104,7 @@ async def fleet_of(folder: Path, *, workers=2, hang_s=60.0, start_s=60.0, **sett
         await fleet.stop()
 
 
+@pytest.mark.integration
 async def test_a_worker_that_dies_while_it_starts_is_started_again(cluster, tmp_path):
     (tmp_path / "deaths-at-start").write_text("2")
     async with fleet_of(tmp_path, workers=1, max_restarts=2) as (fleet, told):

@@ -19,6 +19,8 @@ from actors.settings import Deadlines
 from orchestrator.cli import main
 from orchestrator.kustomize import FILE, build, containers, image_name
 
+pytestmark = pytest.mark.integration  # for the time they take
+
 ROOT = Path(__file__).parents[2]
 CLUSTER = ROOT / "cluster"
 OVERLAYS = ("cpu", "one-node-8-gpus", "four-nodes-8-gpus")

@@ -8,6 +8,10 @@ import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.integration  # for the time they take
+
 SCRIPT = Path(__file__).parents[2] / "cluster" / "wait_for_jobs.py"
 
 

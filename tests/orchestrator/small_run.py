@@ -124,6 +124,7 @@ class Driver:
             position=self.position,
             publisher=SimpleNamespace(version=0, publish=publish, updating=asyncio.Lock),
             telemetry=SimpleNamespace(say=self.told.append),
+            stop=SimpleNamespace(check=lambda: None),
             steps=0,
         )
 

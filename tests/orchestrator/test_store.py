@@ -53,6 +53,19 @@ def test_closing_leaves_no_process_and_no_socket_but_the_data(tmp_path):
         assert store.client.get("kept") == "yes"
 
 
+def test_it_ends_at_once_also_where_signals_are_blocked(tmp_path):
+    """As they are in all that descends from a raylet."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    try:
+        with open_store(None, tmp_path) as store:
+            pid = server_pid(store.client)
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 5
+        assert not psutil.pid_exists(pid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def test_store_is_closed_when_the_run_fails(tmp_path):
     pids = []
 

@@ -164,9 +164,11 @@ def test_a_private_server_that_dies_too_often_is_given_up_before_the_patience(
         assert store.client.get("kept") == "yes"
 
 
-def test_the_restarted_server_dies_with_its_driver(tmp_path):
+@pytest.mark.parametrize("blocked", [[], [signal.SIGINT]])  # as below a raylet
+def test_the_restarted_server_dies_with_its_driver(tmp_path, blocked):
     script = (
-        "import psutil, sys, time\n"
+        "import psutil, signal, sys, time\n"
+        f"signal.pthread_sigmask(signal.SIG_BLOCK, {[int(number) for number in blocked]})\n"
         "from pathlib import Path\n"
         "from orchestrator.store import open_store\n"
         "with open_store(None, Path(sys.argv[1]), patience_s=20.0) as store:\n"
