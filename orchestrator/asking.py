@@ -73,7 +73,7 @@ def ask(options: argparse.Namespace, subject: str, name: str, arguments: Mapping
         while True:
             is_over = (
                 _status(journal) != "running"
-            )  # first: the last thing it does may be to answer
+            )
             if (answer := journal.answer(asked)) is not None:
                 break
             if is_over:
