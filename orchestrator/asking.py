@@ -71,9 +71,7 @@ def ask(options: argparse.Namespace, subject: str, name: str, arguments: Mapping
         asked = journal.ask(subject, options.verb, name, arguments)
         deadline_s = time.monotonic() + options.timeout_s
         while True:
-            is_over = (
-                _status(journal) != "running"
-            )
+            is_over = _status(journal) != "running"
             if (answer := journal.answer(asked)) is not None:
                 break
             if is_over:

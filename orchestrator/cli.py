@@ -1,8 +1,8 @@
 """The command line, `gavel`; `python -m orchestrator` is the same program.
 
-Exit status: 0 done, 2 bad input, 130 interrupted, 1 anything else. What Gavel raises on purpose is
-shown as its message alone. Reading a configuration and planning start nothing and import neither
-torch nor Ray.
+Exit status: 0 done, or ended by SIGTERM in order; 2 bad input; 130 interrupted; 143 ended by
+SIGTERM at once; 1 anything else. What Gavel raises on purpose is shown as its message alone.
+Reading a configuration and planning start nothing and import neither torch nor Ray.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from judging.errors import GavelError
+from judging.errors import GavelError, Stop
 
 if TYPE_CHECKING:
     from orchestrator.config import RunConfig
@@ -186,11 +186,20 @@ def _run(options: argparse.Namespace) -> int:
     from orchestrator.driver import run
 
     config = with_run_id(config, config.run.id or new_run_id(options.config.stem, datetime.now()))
-    status = run(config)
+    try:
+        status = run(config)
+    except Stop as stop:
+        if options.json and stop.exit_code == 0:
+            _print_summary(config)
+        raise
     if options.json:
-        summary = config.run.dir / str(config.run.id) / "summary.json"
-        print(summary.read_text("utf-8"))
+        _print_summary(config)
     return status
+
+
+def _print_summary(config: RunConfig) -> None:
+    summary = config.run.dir / str(config.run.id) / "summary.json"
+    print(summary.read_text("utf-8"))
 
 
 def _print_dry_run(config: RunConfig, plan: Plan, facts: Facts, *, as_json: bool) -> None:
