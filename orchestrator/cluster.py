@@ -63,6 +63,7 @@ def ray_cluster(cpus: int) -> Iterator[Cluster]:
     import ray
 
     own = {
+        "address": "local",  # else a cluster that `ray start` left a trace of would be joined
         "num_cpus": cpus,
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,

@@ -6,9 +6,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,13 +40,16 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
     environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     dashboard = free_port(8265, 8365)
     log = tmp_path_factory.mktemp("head") / "log"
+    folder = tempfile.mkdtemp(
+        prefix="ray-"
+    )  # short, for its sockets; no trace of it where Ray looks
     with log.open("w") as file:
         head = subprocess.Popen(
             [
                 *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
                 *("--node-ip-address=127.0.0.1", f"--port={free_port(6379, 6479)}"),
                 *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", "--num-cpus=8"),
-                f"--object-store-memory={256 * 2**20}",
+                *(f"--object-store-memory={256 * 2**20}", f"--temp-dir={folder}"),
             ],
             env=environment,
             stdout=file,
@@ -61,6 +66,7 @@ def cluster(tmp_path_factory) -> Iterator[dict[str, str]]:
     _, alive = psutil.wait_procs([psutil.Process(head.pid), *family], timeout=30)
     for process in alive:
         process.kill()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def gavel(environment: dict[str, str], *arguments: str) -> subprocess.CompletedProcess:
