@@ -94,7 +94,7 @@ def render(
     for size in sizes:
         _set_size(_group(ray, size.group), size)
     _mount_config(_group(ray, "driver"), name)
-    _set_grace(ray, config.deadlines.grace_s)
+    _set_grace(ray, config.deadlines.grace_s + config.deadlines.stop_s)
     for document in made:
         _set_learners_budget(document, next(s.pods for s in sizes if s.group == "learner"))
         _set_image(document, target.image)

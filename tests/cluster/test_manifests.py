@@ -217,7 +217,7 @@ def test_no_pod_has_more_gpus_than_a_node(ray):
 
 
 def test_each_deadline_of_a_stop_fits_in_the_next(ray):
-    limits = [Deadlines().grace_s]
+    limits = [Deadlines().grace_s + Deadlines().stop_s]
     if ray["kind"] == "RayJob":
         variables = yaml.safe_load(ray["spec"]["runtimeEnvYAML"])["env_vars"]
         limits.append(float(variables["RAY_JOB_STOP_WAIT_TIME_S"]))

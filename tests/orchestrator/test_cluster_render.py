@@ -245,12 +245,12 @@ def test_namespaces_image_and_grace():
     policy = made["NetworkPolicy", "gavel-operator"]["spec"]["ingress"][0]["from"][0]
     assert policy["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "ray"}
     job = made["RayJob", "gavel-quickstart"]["spec"]
-    assert yaml.safe_load(job["runtimeEnvYAML"])["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "310"}
+    assert yaml.safe_load(job["runtimeEnvYAML"])["env_vars"] == {"RAY_JOB_STOP_WAIT_TIME_S": "340"}
     spec = job["rayClusterSpec"]
     for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
         pod = group["template"]["spec"]
-        assert pod["terminationGracePeriodSeconds"] == 330
-        assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1] == "315"
+        assert pod["terminationGracePeriodSeconds"] == 360
+        assert pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1] == "345"
         assert pod["containers"][0]["image"] == "host:5000/g:1"
     redis = made["StatefulSet", "gavel-redis"]["spec"]["template"]["spec"]["containers"][0]
     assert redis["image"].startswith("docker.io/library/redis:")
