@@ -234,10 +234,12 @@ async def test_the_deadline_takes_back_what_is_generated():
     engine = FakeEngine(seconds=60)
     app, gate = build(engine, deadline_s=0.05, max_concurrency=1)
     async with client_of(app) as client:
-        first, second = await asyncio.gather(*(client.post("/v1/judge", json=PAIR) for _ in "ab"))
-    assert (first.status_code, second.status_code) == (504, 504)
-    assert "still judged" in first.json()["error"]["message"]
-    assert "still queued" in second.json()["error"]["message"]
+        judged = await client.post("/v1/judge", json=PAIR)
+        async with gate.turn():  # of another request
+            queued = await client.post("/v1/judge", json=PAIR)
+    assert (judged.status_code, queued.status_code) == (504, 504)
+    assert "still judged" in judged.json()["error"]["message"]
+    assert "still queued" in queued.json()["error"]["message"]
     assert (engine.calls, engine.cancelled, gate.admitted) == (1, 1, 0)
 
 
