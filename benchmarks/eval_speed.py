@@ -81,7 +81,7 @@ def raw(options: argparse.Namespace) -> float:
     from actors.environment import engine_environment
     from orchestrator.eval_config import judge_config
 
-    config = judge_config(options.model, options.data, options.overrides, is_here=True)
+    config = judge_config(options.model, options.overrides, is_here=True)
     os.environ.update(engine_environment(config.rollout))
     prompts = prompts_of(options, config)
     from vllm import LLM, SamplingParams
@@ -106,21 +106,14 @@ def raw(options: argparse.Namespace) -> float:
 def prompts_of(options: argparse.Namespace, config: Any) -> list[Any]:
     from evaluation.harness import presentations
     from judging.prompts import load_template, tokenize_prompt
-    from orchestrator.console import RunConsole
-    from orchestrator.eval_config import EvalSettings
-    from orchestrator.eval_engines import load_tokenizer
-    from orchestrator.eval_run import read_items
+    from orchestrator.benchmark_items import read_items
+    from orchestrator.material import load_tokenizer
 
-    settings = EvalSettings(
-        benchmarks=tuple(options.bench.split(",")),
-        data=options.data,
-        seed=SEED,
-        limit=options.limit,
-    )
-    template, tokenizer = load_template(config.judge.template), load_tokenizer(config)
-    pairs = (
-        each.pair for item in read_items(settings, RunConsole("quiet")) for each in item.comparisons
-    )
+    template = load_template(config.judge.template)
+    tokenizer = load_tokenizer(config, config.model.path)
+    names: Any = options.bench.split(",")
+    items = read_items(names, options.data, limit=options.limit, seed=SEED, say=lambda text: None)
+    pairs = (each.pair for item in items for each in item.comparisons)
     made = (
         tokenize_prompt(shown, template.render(shown), tokenizer).token_ids
         for shown in presentations(pairs, protocol="both", seed=SEED)

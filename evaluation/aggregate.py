@@ -13,6 +13,7 @@ from statistics import fmean
 
 from evaluation.benchmarks import judgebench, rewardbench, rewardbench2, rm_bench, rmb
 from evaluation.benchmarks.finding import benchmark_files
+from evaluation.benchmarks.hub import hub_files
 from evaluation.benchmarks.reading import ItemReport
 from evaluation.benchmarks.result import BenchmarkResult, beats_all, comparison_scores
 from evaluation.items import Benchmark, Item, Scores
@@ -42,9 +43,10 @@ BENCHMARKS: tuple[Benchmark, ...] = tuple(_DEFINITIONS)
 
 
 def read_benchmark(
-    benchmark: Benchmark, path: str | Path, report: ItemReport | None = None
+    benchmark: Benchmark, path: str | Path | None, report: ItemReport | None = None
 ) -> list[Item]:
-    """The items of a benchmark from its file, its folder, or a folder that holds it somewhere.
+    """The items of a benchmark from its file, its folder, or a folder that holds it somewhere;
+    from the Hugging Face hub if `path` is None.
 
     Items that cannot be judged are left out and counted in `report`.
 
@@ -52,7 +54,7 @@ def read_benchmark(
         DataError: no file of the benchmark is there; one is unreadable, truncated or of another
             benchmark; two items have one uid; no item is left.
     """
-    files = benchmark_files(benchmark, path)
+    files = hub_files(benchmark) if path is None else benchmark_files(benchmark, path)
     return _DEFINITIONS[benchmark].read(files, ItemReport() if report is None else report)
 
 

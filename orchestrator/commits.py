@@ -9,10 +9,10 @@ from actors.urls import Place
 from learning.batches import dump_batches
 from learning.windows import TrainSample
 from orchestrator.journal_records import StepCommit
+from orchestrator.measurements import EvaluatedPhase
 from orchestrator.recovery import on_learners
 from orchestrator.resume import drop_old
 from orchestrator.run import Run
-from orchestrator.rundir import EvaluatedPhase
 
 
 async def commit_step(

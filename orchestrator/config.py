@@ -24,6 +24,7 @@ from pydantic_core import core_schema
 
 from actors.settings import Deadlines, PlacementSettings, PublicationSettings, RolloutSettings
 from actors.urls import Place, place_of
+from evaluation.items import Benchmark
 from judging.quickstart import QuickstartTask
 from learning.settings import (
     DistillSettings,
@@ -42,6 +43,7 @@ _PLACE = core_schema.no_info_after_validator_function(
     place_of, core_schema.str_schema(), serialization=core_schema.to_string_ser_schema()
 )
 PhaseKind = Literal["distill", "reinforce", "evaluate"]
+BestBy = Literal["accuracy", "accuracy_first_order", "consistent_accuracy", Benchmark]
 
 
 class Section(BaseModel):
@@ -125,10 +127,15 @@ class ReinforceSettings(GrpoSettings):
 
 
 class EvaluateSettings(Section):
-    """Greedy judging of the held-out pairs in both orders."""
+    """Greedy judging in both orders, of the held-out pairs and of public benchmarks."""
 
-    pairs: PositiveInt | None = None  # at most so many; None: all
+    pairs: PositiveInt | None = None  # held out, at most so many; None: all
     max_new_tokens: PositiveInt | None = None  # None: rollout.max_new_tokens
+    benchmarks: tuple[Benchmark, ...] = ()
+    data: str | None = None  # folder of the benchmarks' files; None: the Hugging Face hub
+    items: PositiveInt | None = None  # of each benchmark, drawn by run.seed; None: all
+    # Of a training phase, after which the weights are evaluated too; None: only where phases says.
+    every_steps: PositiveInt | None = None
 
 
 class StoreSection(Section):
@@ -146,6 +153,8 @@ class CheckpointSection(Section):
 
     every_steps: PositiveInt | None = 20  # None: only at the ends of phases
     keep: PositiveInt = 2  # of those written within phases
+    # What the evaluations measured, the more the better: the best checkpoint is kept as well.
+    best_by: BestBy | None = None
     # Judgments that no step has used yet are written down about as often.
     open_work_every_s: PositiveFloat = 30.0
 
@@ -210,7 +219,7 @@ class RunConfig(Section):
         """The longest completion of any phase."""
         return max(
             self.rollout.max_new_tokens,
-            *(self.evaluation_tokens(p) for p in self.phases if p.kind == "evaluate"),
+            *map(self.evaluation_tokens, self.evaluations),
             0,
         )
 
@@ -219,9 +228,20 @@ class RunConfig(Section):
         """The longest sequence that engines and learners must hold."""
         return self.model.context_tokens or self.data.max_prompt_tokens + self.completion_tokens
 
-    def evaluation_tokens(self, phase: EvaluatePhase) -> int:
+    @property
+    def evaluations(self) -> tuple[EvaluateSettings, ...]:
+        """Of the phases that evaluate, and of what is evaluated within those that train."""
+        of_phases = (phase.settings for phase in self.phases if phase.kind == "evaluate")
+        within = [self.evaluate] if self.evaluate.every_steps and self.trains else []
+        return (*of_phases, *within)
+
+    @property
+    def trains(self) -> bool:
+        return any(phase.kind != "evaluate" for phase in self.phases)
+
+    def evaluation_tokens(self, settings: EvaluateSettings) -> int:
         """The longest completion of an evaluation."""
-        return phase.settings.max_new_tokens or self.rollout.max_new_tokens
+        return settings.max_new_tokens or self.rollout.max_new_tokens
 
     def has_phase(self, kind: PhaseKind) -> bool:
         return any(phase.kind == kind for phase in self.phases)

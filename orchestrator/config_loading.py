@@ -28,7 +28,10 @@ from judging.errors import ConfigurationError
 from orchestrator.config import PhaseKind, RunConfig
 from orchestrator.yaml_source import Tree, YamlError, read_tree, read_value
 
-PATH_KEYS = ("model.path", "data.path", "data.distill_path", "data.heldout_path", "judge.template")
+PATH_KEYS = (
+    *("model.path", "data.path", "data.distill_path", "data.heldout_path", "evaluate.data"),
+    "judge.template",
+)
 _PHASE_KINDS: tuple[str, ...] = get_args(PhaseKind)
 _OVERRIDE = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=(.*)", re.DOTALL)
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -259,7 +262,7 @@ def _origin(name: str, origins: Mapping[str, str]) -> str:
     while name:
         if name in origins:
             return f"{origins[name]}: "
-        name = re.sub(r"(\.[^.\[]+|\[\d+\]|^[^.\[]+)$", "", name)
+        name = name[: max(name.rfind("."), name.rfind("["), 0)]
     return ""
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from actors.urls import check_url, is_url
+from evaluation.items import Benchmark
 from judging.errors import ConfigurationError
 from learning.settings import DistillSettings
 from rewards.attach import check_use
@@ -27,7 +28,7 @@ def contradictions(config: RunConfig) -> list[str]:
     """All contradictions of `config`, one line each; empty if it can run."""
     rules = (
         *(_sources, _urls, _parts, _lengths, _engines, _workers, _learner, _placement),
-        *(_rewards, _phases),
+        *(_rewards, _evaluations, _phases),
     )
     return [problem for rule in rules for problem in rule(config)]
 
@@ -91,10 +92,11 @@ def _parts(config: RunConfig) -> Iterator[str]:
             "phases has distill, but data.distill_fraction is 0 and data.distill_path is not set: "
             "set one of them, or leave distill out"
         )
-    if config.has_phase("evaluate") and data.heldout_path is None and data.heldout_fraction == 0:
+    if config.evaluations and data.heldout_path is None and data.heldout_fraction == 0:
+        what = "phases has evaluate" if config.has_phase("evaluate") else "evaluate.every_steps"
         yield (
-            "phases has evaluate, but data.heldout_fraction is 0 and data.heldout_path is not "
-            "set: set one of them, or leave evaluate out"
+            f"{what}, but data.heldout_fraction is 0 and data.heldout_path is not set: set one of "
+            "them, or leave it out"
         )
 
 
@@ -231,6 +233,34 @@ def _rewards(config: RunConfig) -> Iterator[str]:
 
 def _can_train(use: RewardUse) -> bool:
     return use.mode == "train" and use.weight != 0
+
+
+def _evaluations(config: RunConfig) -> Iterator[str]:
+    for settings in dict.fromkeys(config.evaluations):
+        if "rmb" in settings.benchmarks and settings.data is None:
+            yield (
+                "evaluate.benchmarks has rmb, which is not on the Hugging Face hub, and "
+                "evaluate.data is not set: name the folder of the benchmarks' files"
+            )
+        if settings.every_steps != config.evaluate.every_steps:
+            yield (
+                f"a phase has evaluate.every_steps ({settings.every_steps}), which is about the "
+                "phases that train: set it in the section evaluate"
+            )
+    by = config.checkpoint.best_by
+    if by is not None and not config.evaluations:
+        yield (
+            f"checkpoint.best_by is {by}, but nothing is evaluated: set evaluate.every_steps, or "
+            "add evaluate to phases"
+        )
+    if by in get_args(Benchmark):
+        without = [each for each in config.evaluations if by not in each.benchmarks]
+        if without:
+            yield (
+                f"checkpoint.best_by is {by}, which is not among evaluate.benchmarks "
+                f"({', '.join(without[0].benchmarks) or 'none'}) of all evaluations: add it, or "
+                "choose another"
+            )
 
 
 def _phases(config: RunConfig) -> Iterator[str]:

@@ -284,10 +284,11 @@ def samples_table(title: str, records: Sequence[TraceRecord]) -> Table:
 
 
 def evaluation_line(row: Mapping[str, Any]) -> str:
+    benchmarks = "".join(f", {name} {share(score)}" for name, score in row["benchmarks"].items())
     return (
         f"evaluation ({row['phase']}, step {row['step']}): accuracy {_accuracy(row)} "
         f"on {row['pairs']} pairs in both orders, flips {share(row['flip_rate'])}, "
-        f"parseable {share(row['parseable'])}, {row['mean_tokens']:.0f} tokens"
+        f"parseable {share(row['parseable'])}, {row['mean_tokens']:.0f} tokens{benchmarks}"
     )
 
 
@@ -298,7 +299,9 @@ def evaluations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for column in ("step", "pairs", "accuracy", "gain", "one order", "flips", "says first"):
         table.add_column(column, justify="right")
     table.add_column("parseable", justify="right")
-    table.add_column("tokens", justify="right")
+    benchmarks = list(dict.fromkeys(name for row in rows for name in row["benchmarks"]))
+    for column in ("tokens", *benchmarks):
+        table.add_column(column, justify="right")
     before: float | None = None
     for row in rows:
         table.add_row(
@@ -312,6 +315,7 @@ def evaluations_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             share(row["first_position_rate"]),
             share(row["parseable"]),
             f"{row['mean_tokens']:.0f}",
+            *(share(row["benchmarks"].get(name)) for name in benchmarks),
         )
         before = row["accuracy"]
     return table

@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from orchestrator.commits import checkpoint_what_stands
 from orchestrator.config import RunConfig
 from orchestrator.config_loading import config_tree, dump_config
 from orchestrator.console import aside, errors_with_place, quiet_libraries
+from orchestrator.evaluating import evaluate
 from orchestrator.facts import model_facts
 from orchestrator.health_endpoint import health_endpoint
 from orchestrator.journal import RunJournal
@@ -34,7 +35,7 @@ from orchestrator.lease import Lease
 from orchestrator.material import Material, prepare
 from orchestrator.memory import host_memory
 from orchestrator.peak_memory import PeakMemory
-from orchestrator.phases import distill, evaluate
+from orchestrator.phases import distill
 from orchestrator.prometheus import RayMetrics
 from orchestrator.recovery import go_to, write_again
 from orchestrator.reinforce import reinforce
@@ -90,8 +91,9 @@ def run(config: RunConfig) -> int:
         journal = RunJournal(store.client, run_id, epoch=epoch)
         position = _begin(config, directory, journal, say)
         telemetry = stack.enter_context(_telemetry(config, directory, position, vitals))
-        evaluations = evaluated(journal, config)
+        evaluations = evaluated(journal)
         status: FinalStatus = "failed"
+        best = None
         try:
             reading = in_background(lambda: prepare(config, directory.path, directory.share_model))
             with ray_cluster(_logical_cpus(config)) as cluster:
@@ -110,12 +112,15 @@ def run(config: RunConfig) -> int:
             raise
         finally:
             wall_s = time.monotonic() - started
+            with suppress(GavelError):  # of a store that is lost, which is told already
+                best = journal.best()
             summary = Summary(
                 run_id=run_id,
                 status=status,
                 seed=config.run.seed,
                 wall_s=wall_s,
                 evaluations=tuple(evaluations),
+                best=best,
                 peak_rss_bytes=memory.peak_bytes,
                 versions=versions(),
             )
@@ -125,7 +130,7 @@ def run(config: RunConfig) -> int:
             directory.mirror(telemetry.say)
         if failures:
             raise failures[0]
-        telemetry.final_table(evaluations)
+        telemetry.final_table(evaluations, summary.best)
         telemetry.say(f"run {run_id} done in {wall_s:.0f} s; see {directory.where}")
     return 0
 

@@ -37,8 +37,9 @@ more votes or benchmarks judges only what is missing.
     rollout.workers=8 --votes 5
   gavel eval gpt-4o --endpoint https://api.openai.com/v1 --bench judgebench --data benchmarks
 
-DIR holds the benchmarks' files as they are published (docs/evaluation.md). A checkpoint of a run is
-asked as that run asked it. The endpoint's token is taken from GAVEL_ENDPOINT_TOKEN."""
+DIR holds the benchmarks' files as they are published (docs/evaluation.md); without it they come
+from the Hugging Face hub, but for RMB, which is not there. A checkpoint of a run is asked as that
+run asked it. The endpoint's token is taken from GAVEL_ENDPOINT_TOKEN."""
 _AGGREGATE_HELP = """\
 Computes a benchmark's totals from results that others computed, and checks that a file which says
 a number twice agrees with itself. Taken are:
@@ -90,7 +91,10 @@ def _add_model(verbs: Any) -> None:
         "--bench", required=True, metavar="NAMES", help=f"by commas, of {', '.join(BENCHMARKS)}"
     )
     model.add_argument(
-        "--data", required=True, type=Path, metavar="DIR", help="with the benchmarks' files"
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="with the benchmarks' files (default: the Hugging Face hub, but for RMB)",
     )
     model.add_argument("--votes", type=int, default=1, help="in each order (default: 1)")
     model.add_argument(
@@ -147,15 +151,16 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    from orchestrator.benchmarks import RESULTS_FILE
     from orchestrator.console import RunConsole, quiet_libraries
     from orchestrator.eval_config import EvalSettings, judge_config
-    from orchestrator.eval_run import RESULTS_FILE, evaluate_model
+    from orchestrator.eval_run import evaluate_model
     from orchestrator.eval_tables import outcome_tables
 
     quiet_libraries()
     benchmarks = _benchmarks(options.bench)
     is_here = options.endpoint is None
-    config = judge_config(options.model, options.data, options.overrides, is_here=is_here)
+    config = judge_config(options.model, options.overrides, is_here=is_here)
     settings = EvalSettings(
         benchmarks=benchmarks,
         data=options.data,

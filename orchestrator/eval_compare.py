@@ -8,7 +8,7 @@ from typing import Any
 
 from evaluation.comparing import Compared, ItemScore, compare
 from judging.errors import DataError
-from orchestrator.eval_run import RESULTS_FILE
+from orchestrator.benchmarks import RESULTS_FILE
 
 _ALIKE = ("protocol", "votes")  # else the scores are of different kinds
 

@@ -38,7 +38,7 @@ class EvalSettings:
     """Which judgments there are to be."""
 
     benchmarks: tuple[Benchmark, ...]
-    data: Path  # folder of the benchmarks' files
+    data: Path | None  # folder of the benchmarks' files; None: the Hugging Face hub
     protocol: Protocol = "both"
     votes: int = 1  # on each presentation
     temperature: float = 0.0  # 0: greedy
@@ -48,7 +48,7 @@ class EvalSettings:
     concurrency: int = 32  # requests to the endpoint at a time
 
 
-def judge_config(model: str, data: Path, overrides: Sequence[str], *, is_here: bool) -> RunConfig:
+def judge_config(model: str, overrides: Sequence[str], *, is_here: bool) -> RunConfig:
     """The configuration of the judge; overrides come last.
 
     Raises:
@@ -59,7 +59,7 @@ def judge_config(model: str, data: Path, overrides: Sequence[str], *, is_here: b
     tree = {name: own[name] for name in _OF_RUN if name in own}
     of_model = {"path": model, "make": None, "revision": None}
     tree["model"] = {**tree.get("model", {}), **of_model}
-    tree |= {"data": {"path": str(data)}, "phases": ["evaluate"]}
+    tree |= {"data": {"path": "benchmarks"}, "phases": ["evaluate"]}
     config = config_from_tree(tree, overrides)
     if not is_here or any(text.startswith(f"{_PROMPT_KEY}=") for text in overrides):
         return config

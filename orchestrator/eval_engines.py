@@ -6,13 +6,12 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, TypeVar
 
 from actors.fleet import RolloutFleet
 from actors.placement import Placement, has_gpus
 from actors.rollout import EngineSpec, GenerationRequest
-from actors.urls import local_copy
 from evaluation.harness import Answer, Task
 from judging.errors import GavelError, Stop
 from judging.prompts import PromptTemplate, tokenize_prompt
@@ -32,15 +31,17 @@ class EngineJudge:
     fleet: RolloutFleet
     template: PromptTemplate
     tokenizer: Any
-    config: RunConfig
+    _: KW_ONLY
+    max_prompt_tokens: int
+    max_new_tokens: int
     temperature: float
     seed: int
 
     async def __call__(self, task: Task) -> Sequence[Answer] | None:
-        """None if the prompt is longer than data.max_prompt_tokens; raises as the fleet."""
+        """None if the prompt is longer than `max_prompt_tokens`; raises as the fleet."""
         shown = task.presentation
         prompt = tokenize_prompt(shown, self.template.render(shown), self.tokenizer)
-        if len(prompt.token_ids) > self.config.data.max_prompt_tokens:
+        if len(prompt.token_ids) > self.max_prompt_tokens:
             return None
         request = GenerationRequest(
             presentation_uid=shown.uid,
@@ -48,7 +49,7 @@ class EngineJudge:
             samples=len(task.votes),
             seed=vote_seed(self.seed, shown.uid) + task.votes.start,
             temperature=self.temperature,
-            max_new_tokens=self.config.rollout.max_new_tokens,
+            max_new_tokens=self.max_new_tokens,
         )
         rollouts = await self.fleet.generate(request)
         return [Answer(each.text, len(each.token_ids), each.finish_reason) for each in rollouts]
@@ -58,17 +59,6 @@ def vote_seed(seed: int, presentation_uid: str) -> int:
     """Of the first vote; a vote does not depend on what else is judged."""
     digest = hashlib.sha256(f"{seed}/vote/{presentation_uid}".encode()).digest()
     return int.from_bytes(digest[:4], "big") >> 2  # leaves room for the other votes
-
-
-def load_tokenizer(config: RunConfig) -> Any:
-    from transformers import AutoTokenizer
-
-    assert config.model.path is not None
-    return AutoTokenizer.from_pretrained(
-        local_copy(config.model.path, weights=False),
-        revision=config.model.revision,
-        trust_remote_code=config.model.trust_remote_code,
-    )
 
 
 @asynccontextmanager

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import os
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.aggregate import read_benchmark
-from evaluation.benchmarks.reading import ItemReport
 from evaluation.harness import Ask, JudgmentLog, Task, judge_all, missing, presentations
-from evaluation.items import Item
 from evaluation.judgments import StoredJudgment
-from evaluation.outcome import Outcome, outcome_json, outcomes
-from evaluation.report import report_page
+from evaluation.outcome import Outcome
 from evaluation.verdicts import preference
 from judging.errors import DataError
 from judging.prompts import PromptTemplate, load_template
+from orchestrator.benchmark_items import read_items
+from orchestrator.benchmarks import (
+    JUDGMENTS_FILE,
+    QUEUED,
+    write_json,
+    write_outcomes,
+)
 from orchestrator.cluster import Cluster, ray_cluster
 from orchestrator.config import RunConfig
 from orchestrator.console import RunConsole, duration
-from orchestrator.disk import atomic_writer
 from orchestrator.endpoint import TOKEN_VARIABLE, Endpoint
 from orchestrator.eval_config import (
     IDENTITY_FILE,
@@ -39,18 +39,14 @@ from orchestrator.eval_config import (
 from orchestrator.eval_engines import (
     EngineJudge,
     engines,
-    load_tokenizer,
     unless_lost,
     until_signal,
 )
-from orchestrator.eval_tables import report_of
+from orchestrator.material import load_tokenizer
 from orchestrator.versions import versions
 
-JUDGMENTS_FILE, RESULTS_FILE, REPORT_FILE = "judgments.jsonl", "results.json", "report.html"
 TOO_LONG_FILE = "too-long.json"  # the limit in tokens, and the uids of pairs
-FLIPS_SHOWN = 40  # of each benchmark, on the page
 JudgeWith = Callable[..., Coroutine[Any, Any, frozenset[str]]]  # `judge_all` of the tasks
-_QUEUED = 1.5  # requests in flight, of what the engines take at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +105,19 @@ def evaluate_model(
         Stop: a signal; the same command goes on.
     """
     began_s = time.monotonic()
-    items = read_items(settings, console)
+    items = read_items(
+        settings.benchmarks,
+        settings.data,
+        limit=settings.limit,
+        seed=settings.seed,
+        say=console.say,
+    )
     template = load_template(config.judge.template)
     identity = identity_of(model, config, settings)
     folder = output or folder_of(identity, Path("evaluations"))
     check_identity(identity, folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / IDENTITY_FILE, {"identity": identity, "versions": versions()})
+    write_json(folder / IDENTITY_FILE, {"identity": identity, "versions": versions()})
     pairs = (each.pair for item in items for each in item.comparisons)
     shown = presentations(pairs, protocol=settings.protocol, seed=settings.seed)
     with JudgmentLog(folder / JUDGMENTS_FILE) as log:
@@ -126,55 +128,24 @@ def evaluate_model(
         console.say(_what_is_left(tasks, before, folder))
         progress = _Progress(console, before, before + _count(tasks))
         too_long |= _judge(model, config, settings, template, tasks, log, progress)
-        _write_json(folder / TOO_LONG_FILE, [config.data.max_prompt_tokens, sorted(too_long)])
+        write_json(folder / TOO_LONG_FILE, [config.data.max_prompt_tokens, sorted(too_long)])
         judgments = log.all()
-    found = outcomes(
-        items,
-        judgments,
-        protocol=settings.protocol,
-        votes=settings.votes,
-        seed=settings.seed,
-        too_long=too_long,
-        flips=FLIPS_SHOWN,
-    )
+    wall_s = time.monotonic() - began_s
+    took = {
+        "wall_s": wall_s,
+        "judged_now": progress.new,
+        "judging_s": progress.passed_s,  # without the start of the engines
+        "tokens_now": progress.tokens,
+    }
+    facts = _facts(settings, wall_s)
+    parts = (folder, model, settings, items, judgments)
+    found = write_outcomes(*parts, too_long=too_long, took=took, facts=facts)
     if not found:
         raise DataError(
             f"all prompts are longer than {config.data.max_prompt_tokens:,} tokens "
             "(data.max_prompt_tokens): raise it, if the model can read more"
         )
-    wall_s = time.monotonic() - began_s
-    results = {
-        "model": model,
-        "settings": asdict(settings),
-        "wall_s": wall_s,
-        "judged_now": progress.new,
-        "judging_s": progress.passed_s,  # without the start of the engines
-        "tokens_now": progress.tokens,
-        "too_long": len(too_long),
-        "benchmarks": [outcome_json(outcome) for outcome in found],
-    }
-    _write_json(folder / RESULTS_FILE, results)
-    with atomic_writer(folder / REPORT_FILE) as page:
-        page.write(report_page(report_of(model, _facts(settings, wall_s), found)))
     return Evaluated(folder, found, progress.new, wall_s)
-
-
-def read_items(settings: EvalSettings, console: RunConsole) -> list[Item]:
-    """The items of all benchmarks; says what is left out. Raises DataError."""
-    items: list[Item] = []
-    for benchmark in settings.benchmarks:
-        report = ItemReport()
-        read = read_benchmark(benchmark, settings.data, report)
-        console.say(f"{benchmark}: {report}")
-        for reason in report.first_left_out:
-            console.say(f"  left out: {reason}")
-        items += sorted(read, key=partial(_draw, settings.seed))[: settings.limit]
-    return items
-
-
-def _draw(seed: int, item: Item) -> bytes:
-    """A place by chance, the same for every judge."""
-    return hashlib.sha256(f"{seed}/{item.uid}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _known_too_long(folder: Path, config: RunConfig) -> frozenset[str]:
@@ -226,13 +197,21 @@ def _by_engines(
     console: RunConsole,
 ) -> frozenset[str]:
     rollout = config.rollout
-    tokenizer = load_tokenizer(config)
-    in_flight = round(rollout.workers * rollout.max_concurrent_sequences * _QUEUED)
+    assert config.model.path is not None, "it is the judge"
+    tokenizer = load_tokenizer(config, config.model.path)
+    in_flight = round(rollout.workers * rollout.max_concurrent_sequences * QUEUED)
 
     async def drive(cluster: Cluster) -> frozenset[str]:
         async with engines(config, cluster, tell=console.say) as fleet:
-            sampling = (settings.temperature, settings.seed)
-            judge = EngineJudge(fleet, template, tokenizer, config, *sampling)
+            judge = EngineJudge(
+                fleet,
+                template,
+                tokenizer,
+                max_prompt_tokens=config.data.max_prompt_tokens,
+                max_new_tokens=rollout.max_new_tokens,
+                temperature=settings.temperature,
+                seed=settings.seed,
+            )
             requests = max(1, in_flight // settings.votes)
             return await unless_lost(cluster, judge_with(judge, in_flight=requests))
 
@@ -278,9 +257,3 @@ def _facts(settings: EvalSettings, wall_s: float) -> dict[str, str]:
 
 def _count(tasks: Sequence[Task]) -> int:
     return sum(len(task.votes) for task in tasks)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    with atomic_writer(path) as file:
-        json.dump(content, file, indent=1, default=str)
-        file.write("\n")

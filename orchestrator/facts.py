@@ -105,6 +105,13 @@ def absent_data(config: RunConfig) -> dict[str, str]:
     return {key: path for key, path in needed.items() if path and not Path(path).exists()}
 
 
+def absent_benchmarks(config: RunConfig) -> dict[str, str]:
+    """As `absent_data`, of the benchmarks that the run evaluates on."""
+    folders = (each.data for each in config.evaluations if each.benchmarks and each.data)
+    absent = [folder for folder in folders if not Path(folder).exists()]
+    return {"evaluate.data": absent[0]} if absent else {}
+
+
 # ---- model ---------------------------------------------------------------------------------------
 
 

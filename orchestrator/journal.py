@@ -5,7 +5,7 @@ Owns the keys under `<store.prefix>:{<run id>}:`, of which one hash tag keeps th
     run            hash    identity, configuration, current phase, last commit, status
     phases         hash    phase index -> how it began
     commits:<n>    hash    step of phase n -> its commit, with the uids it consumed
-    evaluations    hash    "phase/step" -> evaluation
+    evaluations    hash    "phase index/step" -> evaluation
     checkpoints    hash    path -> checkpoint
     open:<n>       hash    ticket -> file of a finished unit that no step of phase n used yet
     ended          hash    phase index -> how it ended
@@ -32,36 +32,15 @@ from typing import Any
 
 from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.disk import atomic_writer
-from orchestrator.journal_records import Checkpoint, Command, RunSnapshot, StepCommit
-from orchestrator.journal_scripts import TAKE_BACK
+from orchestrator.journal_records import Best, Checkpoint, Command, RunSnapshot, StepCommit
+from orchestrator.journal_scripts import EVENT, TAKE_BACK, WRITE_ONCE
+from orchestrator.measurements import Evaluation
 from orchestrator.metrics import check_metrics
-from orchestrator.rundir import Evaluation
 from orchestrator.store_client import Client
 from rewards.protocol import Json
 
 EVENTS_KEPT = 10_000  # roughly: Redis trims whole nodes of the stream
 _PAGE = 1000  # events of one read
-
-# KEYS: guard hash, run hash, events. ARGV: guard field, its value, event, its data, how many
-# events are kept, the driver's epoch or nothing, then fields of the run hash with their values.
-# Answers 0, and changes nothing, where the guard field is already set, and -1 where a later epoch
-# was given out. The guard is set last: Redis does not undo a script that fails.
-_WRITE_ONCE = """
-if ARGV[6] ~= '' and redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[6] then return -1 end
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 1 then return 0 end
-redis.call('XADD', KEYS[3], 'MAXLEN', '~', ARGV[5], '*', 'event', ARGV[3], 'data', ARGV[4])
-if #ARGV > 6 then redis.call('HSET', KEYS[2], unpack(ARGV, 7)) end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-return 1
-"""
-
-# KEYS: drivers, events. ARGV: who writes, the count of its events, the event, its data, how many
-# are kept.
-_EVENT = """
-if tonumber(redis.call('HGET', KEYS[1], ARGV[1]) or 0) >= tonumber(ARGV[2]) then return end
-redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[5], '*', 'event', ARGV[3], 'data', ARGV[4])
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-"""
 
 
 class RunJournal:
@@ -82,9 +61,9 @@ class RunJournal:
         self._client = client
         self._epoch = epoch
         self._clock = clock
-        self._write_once = client.register_script(_WRITE_ONCE)
+        self._write_once = client.register_script(WRITE_ONCE)
         self._take_back = client.register_script(TAKE_BACK)
-        self._write_event = client.register_script(_EVENT)
+        self._write_event = client.register_script(EVENT)
         self._events_written = 0
         self._token = uuid.uuid4().hex  # tells a repeated write from another driver's
 
@@ -153,11 +132,18 @@ class RunJournal:
         fields = {"weight_version": weight_version}
         return self._once(self._key("ended"), str(index), data, "phase_ended", data, fields)
 
-    def record_evaluation(self, evaluation: Evaluation) -> bool:
-        """The first evaluation after a step of a phase stands."""
+    def record_evaluation(self, evaluation: Evaluation, best: Best | None = None) -> bool:
+        """The first evaluation of a phase after a step stands; `best` if its weights are."""
         record = {"at_s": self._clock(), **evaluation.row()}
-        guard_field = f"{evaluation.phase}/{evaluation.step}"
-        return self._once(self._key("evaluations"), guard_field, record, "evaluated", record, {})
+        guard_field = f"{evaluation.phase_index}/{evaluation.step}"
+        fields = {} if best is None else {"best": asdict(best)}
+        guard = self._key("evaluations")
+        return self._once(guard, guard_field, record, "evaluated", record, fields)
+
+    def best(self) -> Best | None:
+        """The best checkpoint so far, which may be none of `checkpoints`."""
+        best = self._read(self._key("run"), "best")
+        return Best(**best) if best else None
 
     def record_checkpoint(self, path: str, steps: int, *, phase: int, phase_step: int) -> bool:
         """Of one that is complete."""
@@ -311,6 +297,7 @@ class RunJournal:
             metrics=run.get("metrics", {}),
             evaluations=_by_time(self._read_all("evaluations")),
             checkpoints=_by_time(self._read_all("checkpoints")),
+            best=run.get("best"),
             events=tuple(_event(fields) for _, fields in reversed(newest)),
         )
 

@@ -36,6 +36,16 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Best:
+    """The checkpoint whose weights were measured to be the best so far."""
+
+    path: str  # relative to the run's directory
+    steps: int
+    by: str  # what was measured, as checkpoint.best_by
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class RunSnapshot:
     """What the journal knows of a run at one moment; None: not yet."""
 
@@ -55,6 +65,7 @@ class RunSnapshot:
     metrics: Mapping[str, float]  # of the last commit
     evaluations: tuple[Mapping[str, Json], ...] = field(default=())  # in the order they were made
     checkpoints: tuple[Mapping[str, Json], ...] = field(default=())
+    best: Mapping[str, Json] | None = None  # a `Best`
     events: tuple[Mapping[str, Json], ...] = field(default=())  # the last few, oldest first
 
 

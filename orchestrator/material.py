@@ -7,7 +7,7 @@ split are `judging`'s. Nothing here knows of Ray.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,13 +16,15 @@ from typing import Any, Literal
 import numpy as np
 
 from actors.urls import local_copy
+from evaluation.items import Item
 from judging.errors import DataError
 from judging.presentation import balanced_order, both_orders
 from judging.prompts import PromptTemplate, load_template, tokenize_prompt
 from judging.records import JudgePrompt, Order, PreferencePair, Presentation
 from judging.splits import Split
 from learning.windows import TrainSample
-from orchestrator.config import RunConfig
+from orchestrator.benchmark_items import benchmark_items
+from orchestrator.config import EvaluateSettings, RunConfig
 from orchestrator.pairs import load_pairs
 
 
@@ -48,6 +50,7 @@ class Material:
     distill: tuple[Demonstration, ...]
     reinforce: tuple[PairPrompts, ...]
     heldout: tuple[PairPrompts, ...]
+    benchmarks: Mapping[EvaluateSettings, Sequence[Item]]
     notes: tuple[str, ...]  # what was read and what was left out, for the person
 
 
@@ -67,13 +70,14 @@ def prepare(
     split = loaded.split
     notes.extend(loaded.notes)
     model_path = _model(config, run_path, split, template)
-    tokenizer = _tokenizer(config, model_path)
+    tokenizer = load_tokenizer(config, model_path)
     renderer = _Renderer(template, tokenizer, config)
     material = Material(
         model_path=share_model(Path(model_path)) if config.model.make else model_path,
         distill=tuple(renderer.demonstrations(split.distill, notes)),
         reinforce=tuple(renderer.prompts(split.reinforce, "reinforcement", notes)),
         heldout=tuple(renderer.prompts(split.heldout, "evaluation", notes)),
+        benchmarks=benchmark_items(config, notes.append),
         notes=tuple(notes),
     )
     _check_phases(config, material)
@@ -103,7 +107,8 @@ def _tokenizer_texts(split: Split, template: PromptTemplate) -> Iterable[str]:
     yield from (pair.trace for pair in split.distill if pair.trace)
 
 
-def _tokenizer(config: RunConfig, model_path: str) -> Any:
+def load_tokenizer(config: RunConfig, model_path: str) -> Any:
+    """Of the run's model, which may be one that was made."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(
@@ -188,6 +193,11 @@ def _check_phases(config: RunConfig, material: Material) -> None:
             raise DataError(
                 f"phase {phase.kind} has {have:,} of at least {need:,} {what} ({notes})"
             )
+    if config.evaluate.every_steps and not material.heldout:
+        raise DataError(
+            "evaluate.every_steps is set, but no held-out pair is left; give data.heldout_path "
+            f"({notes})"
+        )
 
 
 def orders_of(

@@ -9,8 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
+from evaluation.items import Benchmark
 from judging.errors import GavelError
 
 # state: holds until the next value; each: of one step, and steps add up; rising: counts since the
@@ -102,6 +103,10 @@ _TIME_METRICS = (
     Metric("time/step_s", "s", "wall time of the step", "spread"),
 )
 _EVALUATION_METRICS = (
+    *(
+        Metric(f"eval/{name}", "share", f"score on {name}, greedily in both orders")
+        for name in get_args(Benchmark)
+    ),
     Metric("eval/pairs", "pairs", "held-out pairs judged in both orders, greedily"),
     Metric("eval/accuracy", "share", "gold verdicts over both orders"),
     Metric("eval/accuracy_low", "share", "lower end of the accuracy's 95 % interval"),

@@ -137,7 +137,7 @@ def _phase_plan(config: RunConfig, phase: Phase, parts: Parts | None, name: str)
         return _distill_plan(config, phase.settings, parts)
     if phase.kind == "reinforce":
         return _reinforce_plan(config, phase.settings, parts, f"{name}.reinforce")
-    return _evaluate_plan(config, phase.settings, config.evaluation_tokens(phase), parts)
+    return _evaluate_plan(config, phase.settings, config.evaluation_tokens(phase.settings), parts)
 
 
 def _distill_plan(config: RunConfig, settings: DistillSettings, parts: Parts | None) -> PhasePlan:

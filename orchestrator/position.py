@@ -11,7 +11,7 @@ from typing import Protocol, cast
 
 from judging.errors import DataError, InfrastructureError
 from orchestrator.journal_records import Checkpoint, StepCommit
-from orchestrator.rundir import EvaluatedPhase
+from orchestrator.measurements import EvaluatedPhase
 
 
 class Files(Protocol):

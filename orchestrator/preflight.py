@@ -18,8 +18,9 @@ from tempfile import TemporaryDirectory
 from actors.urls import cache_root, is_url, missing_package
 from judging.errors import ConfigurationError, InfrastructureError
 from judging.prompts import load_template
+from orchestrator.benchmark_items import benchmark_items
 from orchestrator.config import RunConfig
-from orchestrator.facts import Facts, absent_data, read_json
+from orchestrator.facts import Facts, absent_benchmarks, absent_data, read_json
 from orchestrator.memory import GIB, kv_cache_tokens
 from orchestrator.plan import Plan
 
@@ -30,8 +31,11 @@ CPU_BATCHED_TOKENS = 4096
 
 
 def check_inputs(config: RunConfig, facts: Facts) -> None:
-    """Raises ConfigurationError for a template or a model folder that cannot be used."""
+    """Raises ConfigurationError for a template or a model folder that cannot be used, DataError for
+    files of benchmarks."""
     load_template(config.judge.template)
+    if not absent_benchmarks(config):
+        benchmark_items(config, lambda text: None, with_hub=False)
     if facts.model.folder is not None:
         check_model_folder(facts.model.folder)
 
@@ -105,7 +109,7 @@ def check_store(config: RunConfig) -> None:
 
 
 def _data(config: RunConfig) -> Iterator[str]:
-    for key, path in absent_data(config).items():
+    for key, path in (absent_data(config) | absent_benchmarks(config)).items():
         yield f"{key}: {path} is not on this machine: put it there, or set {key} to where it is"
 
 

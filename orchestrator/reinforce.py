@@ -21,9 +21,10 @@ from learning.settings import GrpoSettings
 from learning.windows import TrainSample
 from orchestrator.commits import commit_step, end_training
 from orchestrator.config import ReinforcePhase, ReinforceSettings
+from orchestrator.evaluating import evaluate_if_due
 from orchestrator.material import orders_of
 from orchestrator.open_work import OpenWork
-from orchestrator.phases import shuffled_batches, trace_records
+from orchestrator.phases import shuffled_batches
 from orchestrator.plan import per_unit, reinforce_steps, units_per_step
 from orchestrator.recovery import begin_on_learners, on_learners
 from orchestrator.resume import drawn_units
@@ -32,6 +33,7 @@ from orchestrator.run import Run
 from orchestrator.schedule import Batch, Outcome, Schedule
 from orchestrator.step_metrics import age_metrics, group_metrics, reward_metrics
 from orchestrator.stopping import AskedToStop
+from orchestrator.trace_record import trace_records
 from orchestrator.units import Sampling, Unit, UnitJudge
 from rewards.groups import Group, has_samples
 
@@ -49,6 +51,7 @@ async def reinforce(run: Run, index: int, phase: ReinforcePhase) -> None:
         rollouts = Rollouts(run, index, settings)
         await rollouts.go_to(done + 1, steps)
         async with rollouts.pump(steps - done) as pump:
+            await evaluate_if_due(run, index, "reinforce", done, steps)
             for step in range(done + 1, steps + 1):
                 run.telemetry.begin_step()
                 with run.telemetry.span("wait"):
@@ -60,6 +63,7 @@ async def reinforce(run: Run, index: int, phase: ReinforcePhase) -> None:
                     await rollouts.go_to(step + 1, steps)
                 pump.trained()
                 await this.commit(open_units=pump.open)
+                await evaluate_if_due(run, index, "reinforce", step, steps)
                 run.stop.check()
     await end_training(run, index, "reinforce", steps)
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.page import COLOURS, INK, SOFT, Chart, new_figure, render_page, svg
 from orchestrator.console import PHASE_TITLES, duration, share
 from orchestrator.disk import atomic_writer
+from orchestrator.measurements import StepRow
 from orchestrator.metrics import metric
-from orchestrator.rundir import RunDirectory, StepRow, TraceRecord
+from orchestrator.rundir import RunDirectory, TraceRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,6 +68,8 @@ def write_report(run: RunDirectory) -> Path:
 def _charts(steps: Sequence[StepRow], evaluations: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
     if evaluations:
         yield _evaluation_chart(evaluations)
+    if len(evaluations) > len({row["phase"] for row in evaluations}):
+        yield _evaluations_chart(evaluations)
     phases: dict[int, list[StepRow]] = {}
     for row in steps:
         phases.setdefault(row.phase_index, []).append(row)
@@ -103,6 +107,29 @@ def _evaluation_chart(evaluations: Sequence[Mapping[str, Any]]) -> Chart:
     axes.set_ylim(0, 1)
     caption = "gold verdicts over both orders after each phase, with the interval; dashed: chance"
     return Chart("Held-out accuracy", caption, svg(figure, "evaluations"))
+
+
+def _evaluations_chart(evaluations: Sequence[Mapping[str, Any]]) -> Chart:
+    figure, axes = _figure()
+    rows = sorted(evaluations, key=lambda row: row["step"])
+    steps = [row["step"] for row in rows]
+    low, high = ([row[f"accuracy_{end}"] for row in rows] for end in ("low", "high"))
+    axes.fill_between(steps, low, high, color=COLOURS[0], alpha=0.2, linewidth=0)
+    benchmarks = dict.fromkeys(name for row in rows for name in row["benchmarks"])
+    for name, colour in zip(("held-out", *benchmarks), cycle(COLOURS)):
+        points = [
+            (row["step"], row["accuracy"] if name == "held-out" else row["benchmarks"][name])
+            for row in rows
+            if name == "held-out" or name in row["benchmarks"]
+        ]
+        axes.plot(*zip(*points, strict=True), color=colour, marker="o", markersize=3, label=name)
+    axes.axhline(0.5, color=SOFT, linewidth=1, linestyle=(0, (4, 3)))
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("training step of the run")
+    if benchmarks:
+        axes.legend(frameon=False, fontsize=8, loc="best")
+    caption = "of the held-out pairs with the 95 % interval, and of benchmarks; dashed: chance"
+    return Chart("Accuracy over the run", caption, svg(figure, "evaluations over the run"))
 
 
 def _line_chart(title: str, rows: Sequence[StepRow], names: Sequence[str]) -> Chart:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from judging.errors import ConfigurationError
 from orchestrator.journal import RunJournal
+from orchestrator.measurements import Evaluation, StepRow
 from orchestrator.position import Files, History, Position, locate
-from orchestrator.rundir import Evaluation, RunDirectory, StepRow
+from orchestrator.rundir import RunDirectory
 from orchestrator.runs import begun_runs, open_run
 
 if TYPE_CHECKING:
@@ -109,14 +110,16 @@ def settle(
     for damage in position.damaged:
         aside = directory.set_aside(damage.path)
         data = {"path": damage.path, "what": damage.what, "aside": aside}
-        journal.take_back("checkpoint_damaged", data, {"checkpoints": [damage.path]}, {})
+        is_best = damage.path in _best_paths(journal)
+        gone = {"checkpoints": [damage.path]}
+        journal.take_back("checkpoint_damaged", data, gone, {"best": None} if is_best else {})
         where = f"; it is now {aside}" if aside else ""
         told.append(f"checkpoint {damage.path} is not used: {damage.what}{where}")
     if position.lost:
         told.append(_roll_back(journal, position))
     tell_what_stands(directory, journal, kinds)
     commits = [commit for index in range(len(kinds)) for commit in journal.commits(index)]
-    known = {checkpoint.path for checkpoint in journal.checkpoints()}
+    known = {checkpoint.path for checkpoint in journal.checkpoints()} | _best_paths(journal)
     directory.clean({str(commit.batch_hash) for commit in commits}, known)
     return told
 
@@ -130,8 +133,12 @@ def _roll_back(journal: RunJournal, position: Position) -> str:
     lost = {
         f"commits:{phase}": [str(commit.step) for commit in position.lost],
         "checkpoints": [checkpoint.path for checkpoint in after],
+        "evaluations": [f"{phase}/{position.steps + commit.step}" for commit in position.lost],
     }
-    fields = {
+    best = journal.best()
+    is_best_lost = best is not None and best.steps > position.steps + position.step
+    fields: dict[str, Any] = {
+        **({"best": None} if is_best_lost else {}),
         "step": position.step,
         "weight_version": position.weight_version,
         "metrics": dict(newest.metrics) if newest else {},
@@ -164,22 +171,23 @@ def check_journal_is_there(directory: RunDirectory) -> None:
         )
 
 
-def evaluated(journal: RunJournal, config: RunConfig) -> list[Evaluation]:
-    """The evaluations of the phases that have ended."""
-    ended = journal.ended_phases()
-    done = sum(p.kind == "evaluate" for i, p in enumerate(config.phases) if i in ended)
-    return [Evaluation.of_row(row) for row in journal.evaluations()[:done]]
+def evaluated(journal: RunJournal) -> list[Evaluation]:
+    """The evaluations that stand."""
+    return [Evaluation.of_row(row) for row in journal.evaluations()]
 
 
 def drop_old(directory: RunDirectory, journal: RunJournal, phase: int, *, keep: int) -> None:
     """Keeps the last `keep` checkpoints of a phase and those kept of others, and the batches that
     would be replayed from the oldest that is kept of each.
 
-    The last checkpoint of a phase before may be the reference of a later one.
+    The last checkpoint of a phase before may be the reference of a later one. Of the best one the
+    folder stays, to be used; the run itself does not go back to it.
     """
     of_phase = [each for each in journal.checkpoints() if each.phase == phase]
+    best = _best_paths(journal)
     for checkpoint in of_phase[:-keep]:
-        directory.hide_checkpoint(checkpoint.path)
+        if checkpoint.path not in best:
+            directory.hide_checkpoint(checkpoint.path)
         journal.forget_checkpoint(checkpoint.path)
     directory.sweep()
     oldest: dict[int, int] = {}
@@ -191,6 +199,11 @@ def drop_old(directory: RunDirectory, journal: RunJournal, phase: int, *, keep: 
         for commit in journal.commits(index, after=oldest.get(index, 0))
     ]
     directory.drop_batches({str(commit.batch_hash) for commit in later})
+
+
+def _best_paths(journal: RunJournal) -> set[str]:
+    best = journal.best()
+    return {best.path} if best else set()
 
 
 def tell_what_stands(directory: RunDirectory, journal: RunJournal, kinds: Sequence[str]) -> None:
@@ -207,7 +220,8 @@ def tell_what_stands(directory: RunDirectory, journal: RunJournal, kinds: Sequen
         for index in range(len(kinds))
         for commit in journal.commits(index)
     }
-    directory.keep_steps(rows)
+    made = [(Evaluation.of_row(row), float(row["at_s"])) for row in journal.evaluations()]
+    directory.keep_measured(rows, made)
 
 
 def check_unchanged(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:

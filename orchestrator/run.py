@@ -13,9 +13,10 @@ from orchestrator.config import RunConfig
 from orchestrator.journal import RunJournal
 from orchestrator.journal_records import StepCommit
 from orchestrator.material import Material
+from orchestrator.measurements import EvaluatedPhase, Evaluation
 from orchestrator.position import Position
 from orchestrator.reward_panel import RewardPanel
-from orchestrator.rundir import EvaluatedPhase, Evaluation, RunDirectory
+from orchestrator.rundir import RunDirectory
 from orchestrator.stopping import StopRequest
 from orchestrator.telemetry import Telemetry
 

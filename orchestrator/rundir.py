@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import yaml
 
@@ -29,64 +30,18 @@ from orchestrator.checkpoints import (
     sweep,
 )
 from orchestrator.disk import atomic_writer, writing
-from orchestrator.metrics import METRICS
+from orchestrator.measurements import Evaluation, StepRow, evaluation_row, is_evaluation
 from orchestrator.summary import Summary
 from orchestrator.trace_record import TraceRecord
 from rewards.protocol import Json
 
-if TYPE_CHECKING:
-    from evaluation.metrics import EvaluationResult
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
-EvaluatedPhase = Literal["base", "distill", "reinforce"]
 _CHECKPOINT = re.compile(r"step-\d{6,}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_EVALUATED = "eval/"
+_BENCHMARKS = "benchmarks"
 _STEP_PLACE = ("phase", "phase_index", "total_steps", "step", "at_s")
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """One evaluation of the run: the weights after `step` steps of `phase`."""
-
-    phase: EvaluatedPhase
-    step: int
-    result: EvaluationResult
-
-    def row(self) -> dict[str, Any]:
-        """Flat, as tables show it and the journal keeps it; a share of nothing is None."""
-        row = {"phase": self.phase, "step": self.step, **asdict(self.result)}
-        row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
-        return row
-
-    @classmethod
-    def of_row(cls, row: Mapping[str, Any]) -> Evaluation:
-        """What `row` was given; more keys in it are left out."""
-        from evaluation.metrics import EvaluationResult
-
-        values: dict[str, Any] = {f.name: row.get(f.name) for f in fields(EvaluationResult)}
-        values["accuracy_interval"] = (row["accuracy_low"], row["accuracy_high"])
-        return cls(row["phase"], row["step"], EvaluationResult(**values))
-
-    def metrics(self) -> dict[str, float]:
-        row = self.row()
-        names = (name for name in METRICS if name.startswith(_EVALUATED))
-        measured = {name: row[name.removeprefix(_EVALUATED)] for name in names}
-        return {name: number for name, number in measured.items() if number is not None}
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """One step as `metrics.jsonl` holds it."""
-
-    phase: str
-    phase_index: int
-    total_steps: int | None
-    step: int
-    at_s: float  # wall clock, Unix time
-    metrics: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +128,10 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def benchmarks(self, step: int) -> Path:
+        """What public benchmarks showed after `step` training steps."""
+        return self.path / _BENCHMARKS / f"step-{step:06d}"
+
     @property
     def batches(self) -> Path:
         return self.path / "batches"
@@ -212,12 +171,10 @@ class RunDirectory:
         return None
 
     def append_step(self, row: StepRow) -> None:
-        place = {name: getattr(row, name) for name in _STEP_PLACE}
-        self._append_metrics({**place, **row.metrics})
+        self._append_metrics(_step_row(row))
 
     def append_evaluation(self, evaluation: Evaluation, at_s: float) -> None:
-        place = {"phase": evaluation.phase, "step": evaluation.step, "at_s": at_s}
-        self._append_metrics({**place, **evaluation.metrics()})
+        self._append_metrics(_evaluation_row(evaluation, at_s))
 
     def read_measurements(self) -> tuple[list[StepRow], list[dict[str, Any]]]:
         """The steps, and the evaluations as `Evaluation.row` gives them, of `metrics.jsonl`.
@@ -227,36 +184,40 @@ class RunDirectory:
         steps: list[StepRow] = []
         evaluations: list[dict[str, Any]] = []
         for row in _read_lines(self.metrics):
-            if "phase_index" in row:
+            if is_evaluation(row):
+                evaluations.append(evaluation_row(row))
+            else:
                 place = {name: row.pop(name) for name in _STEP_PLACE}
                 steps.append(StepRow(**place, metrics=row))
-            else:
-                nothing = {name: None for name in METRICS if name.startswith(_EVALUATED)}
-                whole = {**nothing, **row}
-                evaluations.append({name.removeprefix(_EVALUATED): whole[name] for name in whole})
         return steps, evaluations
 
     def read_events(self) -> list[dict[str, Any]]:
         return _read_lines(self.events)
 
-    def keep_steps(self, committed: Mapping[tuple[int, int], StepRow]) -> None:
-        """Makes `metrics.jsonl` and `traces/` tell of the committed steps alone, by (phase index,
-        step).
+    def keep_measured(
+        self,
+        committed: Mapping[tuple[int, int], StepRow],
+        evaluations: Sequence[tuple[Evaluation, float]],
+    ) -> None:
+        """Makes `metrics.jsonl`, `traces/` and `benchmarks/` tell of the committed steps alone, by
+        (phase index, step), and of the evaluations that stand, with the wall clock of each.
 
         A driver may have died between a commit and its row, or in the middle of a row.
         """
         rows = [
             row
             for row in _read_lines(self.metrics)
-            if "phase_index" not in row or (row["phase_index"], row["step"]) in committed
+            if not is_evaluation(row) and (row["phase_index"], row["step"]) in committed
         ]
-        told = {(row["phase_index"], row["step"]) for row in rows if "phase_index" in row}
-        missing = [step for place, step in committed.items() if place not in told]
+        told = {(row["phase_index"], row["step"]) for row in rows}
+        rows += [_step_row(step) for place, step in committed.items() if place not in told]
+        rows += [_evaluation_row(evaluation, at_s) for evaluation, at_s in evaluations]
         with atomic_writer(self.metrics) as file:
-            for row in rows:
+            for row in sorted(rows, key=lambda row: row["at_s"]):
                 file.write(json.dumps(row, allow_nan=False) + "\n")
-        for step in missing:
-            self.append_step(step)
+        for folder in self.path.glob(f"{_BENCHMARKS}/*"):
+            if folder > self.benchmarks(len(committed)):
+                shutil.rmtree(folder, ignore_errors=True)
         traces = {self._trace(phase, row.phase, step) for (phase, step), row in committed.items()}
         for path in self.traces.glob("*/step-*.jsonl"):
             if not path.parent.name.endswith("-evaluate") and path not in traces:
@@ -379,6 +340,15 @@ def check_run_id(run_id: str) -> None:
             f"run id {run_id!r}: use letters, digits, '.', '_' and '-' only, a letter or "
             "digit first"
         )
+
+
+def _step_row(row: StepRow) -> dict[str, Json]:
+    return {**{name: getattr(row, name) for name in _STEP_PLACE}, **row.metrics}
+
+
+def _evaluation_row(evaluation: Evaluation, at_s: float) -> dict[str, Json]:
+    place = {name: getattr(evaluation, name) for name in ("phase", "phase_index", "step")}
+    return {**place, "at_s": at_s, **evaluation.metrics()}
 
 
 def _remove(path: Path) -> None:

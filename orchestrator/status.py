@@ -46,6 +46,7 @@ class RunStatus:
     metrics: Mapping[str, float]  # of the last step
     evaluations: tuple[Mapping[str, Any], ...]
     checkpoints: tuple[str, ...]  # relative to the run's directory
+    best: Mapping[str, Any] | None  # the best of them, with what it was measured by
     events: tuple[Mapping[str, Any], ...]  # the last few, oldest first
 
 
@@ -123,6 +124,7 @@ def status_from_journal(
         metrics=snapshot.metrics,
         evaluations=snapshot.evaluations,
         checkpoints=tuple(str(checkpoint["path"]) for checkpoint in snapshot.checkpoints),
+        best=snapshot.best,
         events=snapshot.events,
     )
 
@@ -151,6 +153,7 @@ def _from_directory(run: RunDirectory, now_s: float) -> RunStatus:
         checkpoints=tuple(
             f"checkpoints/{path.name}" for path in sorted(run.checkpoints.glob("step-*"))
         ),
+        best=summary.get("best") if summary else None,
         events=tuple(run.read_events()[-EVENTS_SHOWN:]),
     )
 
@@ -168,6 +171,8 @@ def print_status(status: RunStatus, console: Console) -> None:
         facts.add_row("last step", f"{duration(status.committed_s_ago)} ago")
     for checkpoint in status.checkpoints[-3:]:
         facts.add_row("checkpoint", Text(checkpoint))
+    if (best := status.best) is not None:
+        facts.add_row("best", Text(f"{best['path']}, {best['by']} {best['score']:.3f}"))
     console.print(facts)
     if status.metrics:
         console.print(_metrics_table(status.metrics))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from rewards.protocol import Json
 
 if TYPE_CHECKING:
-    from orchestrator.rundir import Evaluation
+    from orchestrator.journal_records import Best
+    from orchestrator.measurements import Evaluation
 
 FinalStatus = Literal["done", "failed", "stopped"]
 _SUMMARY_FIELDS = (
@@ -22,6 +23,7 @@ _SUMMARY_FIELDS = (
     "first_position_rate",
     "parseable",
     "mean_tokens",
+    "benchmarks",
 )
 
 
@@ -36,6 +38,7 @@ class Summary:
     evaluations: tuple[Evaluation, ...]
     peak_rss_bytes: int
     versions: Mapping[str, str]
+    best: Best | None = None  # of what checkpoint.best_by names
 
     def as_json(self) -> dict[str, Json]:
         return {
@@ -49,4 +52,5 @@ class Summary:
             ],
             "peak_rss_bytes": self.peak_rss_bytes,
             "versions": dict(self.versions),
+            "best": self.best and asdict(self.best),
         }

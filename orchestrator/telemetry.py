@@ -24,9 +24,11 @@ from orchestrator.console import (
     samples_table,
 )
 from orchestrator.disk import writing
+from orchestrator.journal_records import Best
+from orchestrator.measurements import Evaluation, StepRow
 from orchestrator.metrics import SPANS, check_metrics
 from orchestrator.prometheus import RayMetrics
-from orchestrator.rundir import Evaluation, RunDirectory, StepRow, TraceRecord
+from orchestrator.rundir import RunDirectory, TraceRecord
 from orchestrator.vitals import Vitals
 
 _ANY = "any"  # at least one span of any name
@@ -237,11 +239,13 @@ class Telemetry:
         self.vitals.sign()
         self._console.say(text)
 
-    def final_table(self, evaluations: Sequence[Evaluation]) -> None:
+    def final_table(self, evaluations: Sequence[Evaluation], best: Best | None = None) -> None:
         """The last evaluation of each phase, with the gain of each phase."""
         last = {evaluation.phase: evaluation.row() for evaluation in evaluations}
         if last:
             self._console.show(evaluations_table(list(last.values())))
+        if best is not None:
+            self.say(f"the best by {best.by} ({best.score:.3f}): {best.path}")
 
 
 class TensorBoard:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from judging.records import Judgment
+from rewards.groups import Group
 from rewards.protocol import Json, RewardResult
 
 QUESTION_CHARS = 500  # of the question kept beside a trace, enough to know it by
@@ -56,3 +57,11 @@ class TraceRecord:
             weight_version_min=rollout.weight_version_min,
             weight_version_max=rollout.weight_version_max,
         )
+
+
+def trace_records(groups: Sequence[Group]) -> list[TraceRecord]:
+    return [
+        TraceRecord.of(judgment, result)
+        for group in groups
+        for judgment, result in zip(group.judgments, group.results, strict=True)
+    ]

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from judging.quickstart import QuickstartTask, generate
+
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
@@ -24,17 +26,44 @@ SHORT = [
     "reinforce.mini_batch_prompts=8",
     "output.samples_every_steps=1",
 ]
+EVALUATED = [
+    "evaluate.every_steps=20",
+    "evaluate.pairs=16",
+    "evaluate.benchmarks=[rm-bench]",
+    "checkpoint.best_by=accuracy",
+    "checkpoint.keep=1",
+]
 
 
 def gavel(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "orchestrator", *arguments]
 
 
+def rm_bench(file: Path) -> Path:
+    """Problems of the quickstart's kind, in RM-Bench's layout."""
+    made = generate(QuickstartTask(distill_pairs=1, reinforce_pairs=2, heldout_pairs=4, seed=5))
+    rows = [
+        {
+            "id": str(number),
+            "domain": "chat",
+            "prompt": pair.conversation[-1].content,
+            "chosen": [pair.chosen + end for end in ("", ".", "!")],
+            "rejected": [pair.rejected + end for end in ("", ".", "!")],
+        }
+        for number, pair in enumerate(made.heldout)
+    ]
+    file.parent.mkdir()
+    file.write_text(json.dumps(rows))
+    return file
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The directory and the output of one shortened run."""
     runs = tmp_path_factory.mktemp("runs")
-    command = gavel("run", "configs/quickstart.yaml", f"run.dir={runs}", "run.id=short", *SHORT)
+    data = rm_bench(tmp_path_factory.mktemp("data") / "rm-bench" / "total_dataset.json")
+    settings = (f"run.dir={runs}", "run.id=short", f"evaluate.data={data.parent}")
+    command = gavel("run", "configs/quickstart.yaml", *settings, *SHORT, *EVALUATED)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return runs / "short", done.stdout
@@ -48,11 +77,38 @@ def rows(run: Path, phase: str) -> list[dict]:
 def test_every_phase_ran_and_was_evaluated(finished: tuple[Path, str]) -> None:
     summary = json.loads((finished[0] / "summary.json").read_text())
     assert summary["status"] == "done"
-    assert [row["phase"] for row in summary["evaluations"]] == ["base", "distill", "reinforce"]
-    base, distilled, _ = summary["evaluations"]
+    places = [(row["phase"], row["step"]) for row in summary["evaluations"]]
+    assert places == [("base", 0), ("distill", 20), ("distill", 40), ("reinforce", 43)]
+    base, _, distilled, _ = summary["evaluations"]
     assert base["parseable"] == 0.0  # random weights
     assert distilled["parseable"] > 0.5
     assert summary["peak_rss_bytes"] < 8e9
+
+
+def test_benchmarks_are_judged_between_steps_and_the_best_checkpoint_is_kept(
+    finished: tuple[Path, str],
+) -> None:
+    run, output = finished
+    summary = json.loads((run / "summary.json").read_text())
+    later = summary["evaluations"][1:]
+    best = max(later, key=lambda row: row["accuracy"])  # the first of equals
+    assert summary["best"] == {
+        "path": f"checkpoints/step-{best['step']:06d}",
+        "steps": best["step"],
+        "by": "accuracy",
+        "score": best["accuracy"],
+    }
+    assert (run / summary["best"]["path"] / "model.safetensors").exists()
+    for row in summary["evaluations"]:
+        folder = run / "benchmarks" / f"step-{row['step']:06d}"
+        results = json.loads((folder / "results.json").read_text())
+        (result,) = (each["result"] for each in results["benchmarks"])
+        assert result["total"] == row["benchmarks"]["rm-bench"]
+        judgments = (folder / "judgments.jsonl").read_text().splitlines()
+        assert len(judgments) == 4 * 9 * 2  # items, styles and orders
+        assert "<svg" in (folder / "report.html").read_text()
+    assert f"rm-bench {best['benchmarks']['rm-bench']:.3f}" in output
+    assert "Accuracy over the run" in (run / "report.html").read_text()
 
 
 def test_losses_and_gaps_are_as_they_should_be(finished: tuple[Path, str]) -> None:

@@ -74,6 +74,11 @@ def benchmark_files(benchmark: Benchmark, path: str | Path) -> list[Path]:
     )
 
 
+def published_files(benchmark: Benchmark, folder: Path) -> list[Path]:
+    """Those in a folder that is the benchmark's, by their published names; none if none fits."""
+    return _published(benchmark, folder, _readable(folder))
+
+
 def _named_folders(benchmark: Benchmark, path: Path) -> list[Path]:
     """The folder itself, then those below it, the nearest first."""
     below = [

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from evaluation.metrics import EvaluationResult
 from orchestrator.journal_records import StepCommit
-from orchestrator.rundir import EvaluatedPhase, Evaluation, TraceRecord
+from orchestrator.measurements import EvaluatedPhase, Evaluation
+from orchestrator.rundir import TraceRecord
 
 
 def evaluation(phase: EvaluatedPhase, step: int, accuracy: float, **changes) -> Evaluation:
@@ -20,7 +21,9 @@ def evaluation(phase: EvaluatedPhase, step: int, accuracy: float, **changes) -> 
         length_bias=0.01,
         accuracy_interval=(accuracy - 0.05, accuracy + 0.05),
     )
-    return Evaluation(phase, step, replace(result, **changes))
+    phases = {"base": 0, "distill": 2, "reinforce": 4}  # as in the quickstart
+    index = changes.pop("phase_index", phases[phase])
+    return Evaluation(phase, step, replace(result, **changes), index)
 
 
 def trace_record(number: int = 0, text: str = "<answer>[[A]]</answer>", **changes) -> TraceRecord:

@@ -21,9 +21,10 @@ from learning.windows import TrainSample
 from orchestrator import commits
 from orchestrator.config_loading import load_config
 from orchestrator.journal import RunJournal
+from orchestrator.measurements import StepRow
 from orchestrator.recovery import begin_on_learners, write_again
 from orchestrator.resume import find_position, settle
-from orchestrator.rundir import RunDirectory, StepRow
+from orchestrator.rundir import RunDirectory
 from orchestrator.vitals import Vitals
 
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
@@ -105,6 +106,7 @@ class Driver:
             return
         run = self._parts()
         done = await begin_on_learners(run, PHASE, self._begin)
+        await self.between_steps(run, done)
         for step in range(done + 1, steps + 1):
             batch = samples(step)
             metrics = await self.learners.distill_step(batch)
@@ -120,8 +122,12 @@ class Driver:
                 batches=[batch],
             )
             self.directory.append_step(StepRow("distill", PHASE, STEPS, step, 1.0, metrics))
+            await self.between_steps(run, step)
         if steps == STEPS:
             await commits.end_training(run, PHASE, "distill", STEPS)
+
+    async def between_steps(self, run, step):
+        """After a step, and where the run is taken up."""
 
     async def _begin(self):
         await self.learners.begin_distill(None, STEPS)

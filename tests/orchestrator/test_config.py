@@ -110,6 +110,19 @@ def refusal(path, *overrides):
             ["reinforce.prompts_per_step=100"],
             ["reinforce.prompts_per_step", "reinforce.mini_batch_prompts"],
         ),
+        (["evaluate.benchmarks=[rmb]"], ["evaluate.benchmarks", "rmb", "evaluate.data"]),
+        (
+            ["checkpoint.best_by=rmb", "evaluate.benchmarks=[rm-bench]"],
+            ["checkpoint.best_by", "rmb", "evaluate.benchmarks (rm-bench)"],
+        ),
+        (
+            ["checkpoint.best_by=accuracy", "phases=[distill]"],
+            ["checkpoint.best_by", "evaluate.every_steps"],
+        ),
+        (
+            ["phases=[distill, {evaluate: {every_steps: 5}}]"],
+            ["evaluate.every_steps (5)", "the phases that train"],
+        ),
         (
             ["reinforce.old_logprobs=engine"],
             ["reinforce.importance_cap", "reinforce.old_logprobs", "set importance_cap to null"],
@@ -191,6 +204,8 @@ def test_an_unknown_key_in_a_file_is_told_with_its_line(small):
         ("reward.mix.verdict.call.call_timeout_s=99", ["call_timeout_s (99)", "timeout_s (60)"]),
         ("reinforce.reward_weights.other=1", ["reward_weights", "other", "reward.mix"]),
         ("reward.min_samples=9", ["reward.min_samples (9)", "reinforce.group_size"]),
+        ("checkpoint.best_by=loss", ["checkpoint.best_by", "'consistent_accuracy'"]),
+        ("evaluate.benchmarks=[rmbench]", ["evaluate.benchmarks[0]", "'rm-bench'"]),
         ("phases=distill", ["phases", "a list"]),
         ("phases=[distil]", ["phases[0]", "did you mean distill"]),
         ("phases=[{distill: {epochs: two}}]", ["phases[0].distill.epochs", "a number"]),

@@ -19,7 +19,8 @@ from orchestrator import cli
 from orchestrator.checkpoints import find_damage, new_checkpoint
 from orchestrator.driver import end_run
 from orchestrator.journal import RunJournal
-from orchestrator.rundir import RunDirectory, StepRow, Summary
+from orchestrator.measurements import StepRow
+from orchestrator.rundir import RunDirectory, Summary
 from orchestrator.telemetry import TensorBoard
 
 SUMMARY = Summary("run-1", "failed", 7, 12.5, (), 2**30, {})
@@ -84,7 +85,7 @@ def test_a_row_of_metrics_that_was_cut_off_is_left_out(run):
     with refused, small_disk(run.metrics.stat().st_size + 100):
         run.append_step(row(2))
     assert [step.step for step in run.read_measurements()[0]] == [1]
-    run.keep_steps({(0, 1): row(1), (0, 2): row(2)})
+    run.keep_measured({(0, 1): row(1), (0, 2): row(2)}, [])
     assert [step.step for step in run.read_measurements()[0]] == [1, 2]
 
 

@@ -43,7 +43,7 @@ def checkpoint(tmp_path) -> Path:
 
 
 def test_a_checkpoint_is_asked_as_its_run_asked_it(checkpoint, tmp_path):
-    config = judge_config(str(checkpoint), tmp_path, [], is_here=True)
+    config = judge_config(str(checkpoint), [], is_here=True)
     assert (config.judge.template, config.model.dtype, config.rollout.workers) == (
         "compact",
         "fp32",
@@ -51,7 +51,7 @@ def test_a_checkpoint_is_asked_as_its_run_asked_it(checkpoint, tmp_path):
     )
     assert (config.model.path, config.learner.ranks) == (str(checkpoint), 1)
     assert config.data.max_prompt_tokens == 160  # what 40 new tokens leave of 200
-    other = judge_config(str(checkpoint), tmp_path, ["data.max_prompt_tokens=50"], is_here=True)
+    other = judge_config(str(checkpoint), ["data.max_prompt_tokens=50"], is_here=True)
     assert other.data.max_prompt_tokens == 50
     options = argparse.ArgumentParser(parents=[model_arguments()])
     served = model_settings(options.parse_args([str(checkpoint), "--cpu-threads", "1"]))
@@ -64,7 +64,7 @@ def test_a_checkpoint_is_asked_as_its_run_asked_it(checkpoint, tmp_path):
 def test_a_model_of_no_run_has_the_defaults(checkpoint, tmp_path):
     alone = checkpoint.rename(tmp_path / "alone")
     assert run_sections_of(str(alone)) == {} == run_sections_of("s3://bucket/runs/x")
-    config = judge_config(str(alone), tmp_path, ["rollout.max_new_tokens=20"], is_here=True)
+    config = judge_config(str(alone), ["rollout.max_new_tokens=20"], is_here=True)
     assert (config.judge.template, config.data.max_prompt_tokens) == ("instruct", 180)
 
 
@@ -79,16 +79,16 @@ def test_a_model_of_no_run_has_the_defaults(checkpoint, tmp_path):
 def test_what_cannot_judge_is_refused(checkpoint, tmp_path, model, overrides, told):
     model = model.format(checkpoint=checkpoint)
     with pytest.raises(ConfigurationError, match=told):
-        judge_config(model, tmp_path, overrides, is_here=True)
+        judge_config(model, overrides, is_here=True)
     (checkpoint / "model.safetensors").unlink()
     if model != "/no/such/model":
         with pytest.raises(ConfigurationError, match="no weights"):
-            judge_config(str(checkpoint), tmp_path, [], is_here=True)
+            judge_config(str(checkpoint), [], is_here=True)
 
 
 def test_judgments_are_of_one_kind_by_all_that_they_depend_on(checkpoint, tmp_path):
     def identity(*overrides, **changes):
-        config = judge_config(str(checkpoint), tmp_path, overrides, is_here=True)
+        config = judge_config(str(checkpoint), overrides, is_here=True)
         made = EvalSettings(**{"benchmarks": ("rmb",), "data": tmp_path} | changes)
         return identity_of(str(checkpoint), config, made)
 

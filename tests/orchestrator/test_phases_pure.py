@@ -29,10 +29,11 @@ from orchestrator.config_loading import config_from_tree, merge
 from orchestrator.material import orders_of, prepare
 from orchestrator.metrics import check_metrics
 from orchestrator.peak_memory import PeakMemory
-from orchestrator.phases import shuffled_batches, trace_records
+from orchestrator.phases import shuffled_batches
 from orchestrator.plan import total_steps
 from orchestrator.reinforce import mini_batches
 from orchestrator.step_metrics import group_metrics, reward_metrics
+from orchestrator.trace_record import trace_records
 from rewards.groups import Group
 from rewards.protocol import RewardResult
 

@@ -303,6 +303,17 @@ def test_absent_data_is_an_obstacle_and_not_a_wrong_input(tmp_path):
     assert "data.path" in found
 
 
+def test_benchmarks_are_read_before_anything_starts(tmp_path):
+    folder = tmp_path / "rmb"
+    config = config_with(evaluate={"benchmarks": ["rmb"], "data": str(folder)})
+    check_inputs(config, FACTS)  # of a folder that is on another machine
+    (found,) = obstacles(config, FACTS)
+    assert f"evaluate.data: {folder} is not on this machine" in found
+    folder.mkdir()
+    with pytest.raises(DataError, match="holds no files of rmb"):
+        check_inputs(config, FACTS)
+
+
 def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
     config = config_with(model={"make": None, "path": str(tmp_path / "none")})
     (found,) = obstacles(config, replace(FACTS, model=model_facts(config)))

@@ -6,8 +6,9 @@ from html.parser import HTMLParser
 import pytest
 from run_samples import evaluation, trace_record
 
+from orchestrator.measurements import StepRow
 from orchestrator.report import write_report
-from orchestrator.rundir import RunDirectory, StepRow, Summary
+from orchestrator.rundir import RunDirectory, Summary
 
 
 @pytest.fixture

@@ -22,13 +22,9 @@ from judging.records import (
 )
 from orchestrator.config_loading import load_config
 from orchestrator.disk import atomic_writer
+from orchestrator.measurements import Evaluation, StepRow
 from orchestrator.resume import run_to_resume
-from orchestrator.rundir import (
-    RunDirectory,
-    StepRow,
-    Summary,
-    TraceRecord,
-)
+from orchestrator.rundir import RunDirectory, Summary, TraceRecord
 from orchestrator.runs import begun_runs
 from rewards.protocol import RewardResult
 
@@ -55,6 +51,7 @@ def test_summary_has_exactly_the_promised_fields(run):
         "evaluations",
         "peak_rss_bytes",
         "versions",
+        "best",
     ]
     assert written["evaluations"][1] == {
         "phase": "distill",
@@ -66,6 +63,7 @@ def test_summary_has_exactly_the_promised_fields(run):
         "first_position_rate": 0.52,
         "parseable": 0.98,
         "mean_tokens": 131.2,
+        "benchmarks": {},
     }
     assert run.read_summary() == written
 
@@ -129,13 +127,20 @@ def step_row(step: int) -> StepRow:
 def test_metrics_tell_of_committed_steps_alone(run):
     for step in (1, 2, 3):
         run.append_step(step_row(step))
-    run.append_evaluation(evaluation("distill", 3, 0.7), 1.0)
+    run.append_evaluation(evaluation("distill", 3, 0.7), 1003.5)
+    for step in (2, 4):
+        run.benchmarks(step).mkdir(parents=True)
     with run.metrics.open("a") as file:
         file.write('{"phase": "reinforce", "phase_i')  # a driver died here
-    run.keep_steps({(0, step): step_row(step) for step in (1, 2, 4)})
+    stands = evaluation("distill", 2, 0.6)
+    committed = {(0, step): step_row(step) for step in (1, 2, 3)}
+    run.keep_measured(committed | {(0, 4): step_row(4)}, [(stands, 1002.5)])
     steps, evaluations = run.read_measurements()
-    assert [row.step for row in steps] == [1, 2, 4]
-    assert len(evaluations) == 1
+    assert [row.step for row in steps] == [1, 2, 3, 4]
+    assert [Evaluation.of_row(row) for row in evaluations] == [stands]
+    run.keep_measured(committed, [(stands, 1002.5)])
+    assert [row.step for row in run.read_measurements()[0]] == [1, 2, 3]
+    assert [path.name for path in run.benchmarks(0).parent.iterdir()] == ["step-000002"]
 
 
 @pytest.mark.parametrize("run_id", ["", "..", "a/b", "/tmp/a", ".hidden", "a{b}", "a b", "a\n"])

@@ -11,7 +11,8 @@ from run_samples import evaluation, step_commit
 from judging.errors import ConfigurationError
 from orchestrator.journal import RunJournal
 from orchestrator.lease import Lease
-from orchestrator.rundir import RunDirectory, StepRow, Summary
+from orchestrator.measurements import StepRow
+from orchestrator.rundir import RunDirectory, Summary
 from orchestrator.status import show_status
 from orchestrator.store import open_store
 
