@@ -67,7 +67,8 @@ def on_cluster(config: RunConfig, name: str) -> RunConfig:
             key: str(RUNS_MOUNT / path)
             for key in ("path", "distill_path", "heldout_path")
             if (path := getattr(config.data, key)) is not None
-        },
+        }
+        | {"overlap_with": tuple(str(RUNS_MOUNT / path) for path in config.data.overlap_with)},
     }
     sections = {
         section: getattr(config, section).model_copy(update=update)

@@ -29,7 +29,12 @@ from orchestrator.config import PhaseKind, RunConfig
 from orchestrator.yaml_source import Tree, YamlError, read_tree, read_value
 
 PATH_KEYS = (
-    *("model.path", "data.path", "data.distill_path", "data.heldout_path", "evaluate.data"),
+    "model.path",
+    "data.path",
+    "data.distill_path",
+    "data.heldout_path",
+    "data.overlap_with",
+    "evaluate.data",
     "judge.template",
 )
 _PHASE_KINDS: tuple[str, ...] = get_args(PhaseKind)
@@ -155,10 +160,17 @@ def _settle_paths(tree: Tree, folder: Path) -> None:
     for dotted in PATH_KEYS:
         section, key = dotted.split(".")
         values = tree.get(section)
-        if not isinstance(values, dict) or not isinstance(value := values.get(key), str):
+        if not isinstance(values, dict):
             continue
-        if not Path(value).exists() and (folder / value).exists():
-            values[key] = str(folder / value)
+        if isinstance(value := values.get(key), str):
+            values[key] = _settled(value, folder)
+        elif isinstance(value, list):
+            values[key] = [_settled(v, folder) if isinstance(v, str) else v for v in value]
+
+
+def _settled(path: str, folder: Path) -> str:
+    is_beside = not Path(path).exists() and (folder / path).exists()
+    return str(folder / path) if is_beside else path
 
 
 def _read_override(text: str) -> _Source:

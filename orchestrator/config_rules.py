@@ -75,8 +75,8 @@ def _urls(config: RunConfig) -> Iterator[str]:
 def _parts(config: RunConfig) -> Iterator[str]:
     data = config.data
     if data.generate is not None:
-        for name in ("distill_path", "heldout_path", "limit"):
-            if (value := getattr(data, name)) is not None:
+        for name in ("distill_path", "heldout_path", "limit", "overlap_with"):
+            if value := getattr(data, name):
                 yield (
                     f"data.{name} ({value}) cannot go with data.generate, which makes every part "
                     f"itself: leave data.{name} out, or set data.path and data.generate=null"

@@ -101,6 +101,7 @@ def absent_data(config: RunConfig) -> dict[str, str]:
         "data.path": data.path,
         "data.distill_path": data.distill_path,
         "data.heldout_path": data.heldout_path,
+        **{f"data.overlap_with[{i}]": path for i, path in enumerate(data.overlap_with)},
     }
     return {key: path for key, path in needed.items() if path and not Path(path).exists()}
 

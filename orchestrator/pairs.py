@@ -11,12 +11,13 @@ from judging.readers import ReadReport, read_pairs
 from judging.records import PreferencePair
 from judging.splits import Split, split_pairs
 from orchestrator.config import RunConfig
+from orchestrator.overlap import check_overlap
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedPairs:
     split: Split
-    notes: tuple[str, ...]  # what was read from each path and what was left out, for the person
+    notes: tuple[str, ...]  # what was read, left out and found in evaluation, for the person
 
 
 def load_pairs(config: RunConfig) -> LoadedPairs:
@@ -24,7 +25,8 @@ def load_pairs(config: RunConfig) -> LoadedPairs:
 
     `data.path` gives up a part to distillation unless there is `data.distill_path`, and a held-out
     part unless there is `data.heldout_path`, whatever the phases are: a later run with the same
-    seed then finds the same parts.
+    seed then finds the same parts. Pairs for training that repeat evaluation are reported or left
+    out, by `data.overlap`; generated problems are not compared, whose parts share their phrases.
 
     Raises:
         DataError: data that is missing or malformed, or a phase without the traces it needs.
@@ -52,7 +54,8 @@ def load_pairs(config: RunConfig) -> LoadedPairs:
             f"{origin}: none of {len(distill)} pairs for distillation has a trace: name pairs "
             "with traces in data.distill_path, or leave distill out of phases"
         )
-    return LoadedPairs(Split(distill, split.reinforce, heldout), tuple(notes))
+    split = check_overlap(Split(distill, split.reinforce, heldout), data, notes)
+    return LoadedPairs(split, tuple(notes))
 
 
 def _read(path: str, notes: list[str]) -> list[PreferencePair]:

@@ -240,12 +240,14 @@ def test_overlays_are_sized_as_their_recipes_are_rendered(recipe, overlay):
 
 def test_the_driver_reads_the_same_configuration(tmp_path):
     recipe = CONFIGS / "rm-r1" / "qwen-7b.yaml"
-    _, made, _ = rendered(recipe, "data.limit=10", "run.id=First.run")
+    overrides = ["data.limit=10", "data.overlap_with=[data/benchmarks]", "run.id=First.run"]
+    _, made, _ = rendered(recipe, *overrides)
     job, settings = made["RayJob", "gavel-first-run"], made["ConfigMap", "gavel-first-run-config"]
     (tmp_path / "config.yaml").write_text(settings["data"]["config.yaml"])
     read = load_config(tmp_path / "config.yaml")
-    assert read == on_cluster(load_config(recipe, ["data.limit=10", "run.id=First.run"]), "other")
+    assert read == on_cluster(load_config(recipe, overrides), "other")
     assert read.data.path == "/runs/data/RM-R1-after-Distill-RLVR"
+    assert read.data.overlap_with == ("/runs/data/benchmarks",)
     assert str(read.run.dir) == "/runs"
     assert read.store.url == "redis://gavel-redis:6379/1"
     assert job["spec"]["entrypoint"] == "gavel run /etc/gavel/config.yaml"

@@ -48,6 +48,7 @@ def refusal(path, *overrides):
         (["data.generate=null"], ["data.path", "data.generate"]),
         (["data.limit=5"], ["data.limit", "data.generate"]),
         (["data.distill_path=x"], ["data.distill_path", "data.generate"]),
+        (["data.overlap_with=[x]"], ["data.overlap_with", "data.generate"]),
         (
             ["data.generate=null", "data.path=x", "data.distill_fraction=0.99"],
             ["data.distill_fraction", "data.heldout_fraction"],
@@ -354,11 +355,14 @@ def test_a_path_counts_from_here_and_else_from_its_file(tmp_path, monkeypatch):
     folder, here = tmp_path / "configs", tmp_path / "here"
     folder.mkdir()
     here.mkdir()
-    write(folder, run="model: {make: {}}\ndata: {path: pairs.jsonl}\nphases: [evaluate]\n")
+    data = "data: {path: pairs.jsonl, overlap_with: [pairs.jsonl, other]}"
+    write(folder, run=f"model: {{make: {{}}}}\n{data}\nphases: [evaluate]\n")
     monkeypatch.chdir(here)
     limits = ["data.max_prompt_tokens=96", "rollout.max_new_tokens=64"]
     assert load_config(folder / "run.yaml", limits).data.path == "pairs.jsonl"
     (folder / "pairs.jsonl").touch()
-    assert load_config(folder / "run.yaml", limits).data.path == str(folder / "pairs.jsonl")
+    beside = load_config(folder / "run.yaml", limits).data
+    assert beside.path == str(folder / "pairs.jsonl")
+    assert beside.overlap_with == (str(folder / "pairs.jsonl"), "other")
     (here / "pairs.jsonl").touch()
     assert load_config(folder / "run.yaml", limits).data.path == "pairs.jsonl"
