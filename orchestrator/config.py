@@ -83,8 +83,9 @@ class DataSection(Section):
     heldout_fraction: Fraction = 0.05  # of `path`
     max_prompt_tokens: PositiveInt = 4096  # pairs with longer prompts are left out and counted
     limit: PositiveInt | None = None  # the first so many of `path` after a seeded shuffle
-    # What becomes of training pairs that repeat text of evaluation: the held-out pairs, and what is
-    # at `overlap_with`, folders of benchmarks and folders or files of pairs.
+    # What becomes of training pairs that repeat text of evaluation: the held-out pairs, the
+    # benchmarks in evaluate.data, and what is at `overlap_with`, folders of benchmarks and folders
+    # or files of pairs.
     overlap: Literal["report", "drop", "ignore"] = "report"
     overlap_with: tuple[str, ...] = ()
 

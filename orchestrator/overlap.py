@@ -1,7 +1,7 @@
 """Whether a run's training pairs repeat what judges are evaluated with, by `data.overlap`.
 
-Evaluation is the run's held-out pairs and what is at `data.overlap_with`; what counts as repeated
-is the matter of `judging.overlap`.
+Evaluation is the run's held-out pairs, the benchmarks that it is evaluated on from `evaluate.data`,
+and what is at `data.overlap_with`; what counts as repeated is the matter of `judging.overlap`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,26 @@ from pathlib import Path
 from evaluation.aggregate import BENCHMARKS, read_benchmark
 from evaluation.benchmarks.finding import benchmark_files
 from evaluation.benchmarks.reading import ItemReport
-from evaluation.items import Benchmark
+from evaluation.items import Benchmark, Item
 from judging.errors import DataError
 from judging.overlap import EvaluationSet, Overlap, evaluation_set, find_overlaps
 from judging.readers import ReadReport, read_pairs
 from judging.records import PreferencePair
 from judging.splits import Split
-from orchestrator.config import DataSection
+from orchestrator.config import RunConfig
 
 
-def check_overlap(split: Split, data: DataSection, notes: list[str]) -> Split:
+def check_overlap(split: Split, config: RunConfig, notes: list[str]) -> Split:
     """The split as it is to be used; what was found is added to `notes`.
 
     Raises:
         DataError: a path of `data.overlap_with` without benchmarks or pairs, or with damaged ones;
             all pairs for training were to be dropped.
     """
+    data = config.data
     if data.overlap == "ignore":
         return split
-    sets = list(_evaluation_sets(split.heldout, data.overlap_with, notes))
+    sets = list(_evaluation_sets(split.heldout, config, notes))
     training = (*split.distill, *split.reinforce)
     if not sets or not training:
         return split
@@ -58,11 +59,19 @@ def _chosen(pairs: Sequence[PreferencePair], kept: Sequence[bool]) -> tuple[Pref
 
 
 def _evaluation_sets(
-    heldout: Sequence[PreferencePair], paths: Sequence[str], notes: list[str]
+    heldout: Sequence[PreferencePair], config: RunConfig, notes: list[str]
 ) -> Iterator[EvaluationSet]:
     if heldout:
         yield evaluation_set("held-out", ((pair.uid, pair) for pair in heldout))
-    for path in paths:
+    evaluated: dict[tuple[Benchmark, str], None] = {
+        (name, settings.data): None
+        for settings in config.evaluations
+        for name in settings.benchmarks
+        if settings.data is not None and Path(settings.data).exists()
+    }
+    for name, path in evaluated:
+        yield _benchmark_set(name, read_benchmark(name, path))
+    for path in config.data.overlap_with:
         try:
             yield from _sets_at(path, notes)
         except DataError as error:
@@ -76,9 +85,7 @@ def _sets_at(path: str, notes: list[str]) -> Iterator[EvaluationSet]:
         report = ItemReport()
         items = read_benchmark(benchmark, path, report)
         notes.append(f"{path}: {benchmark}: {report}")
-        yield evaluation_set(
-            benchmark, ((item.uid, each.pair) for item in items for each in item.comparisons)
-        )
+        yield _benchmark_set(benchmark, items)
     if benchmarks:
         return
     report = ReadReport()
@@ -94,6 +101,12 @@ def _sets_at(path: str, notes: list[str]) -> Iterator[EvaluationSet]:
         ) from error
     notes.append(f"{path}: {report}")
     yield evaluation_set(Path(path).name, ((pair.uid, pair) for pair in pairs))
+
+
+def _benchmark_set(name: Benchmark, items: Sequence[Item]) -> EvaluationSet:
+    return evaluation_set(
+        name, ((item.uid, each.pair) for item in items for each in item.comparisons)
+    )
 
 
 def _holds(path: str, benchmark: Benchmark) -> bool:

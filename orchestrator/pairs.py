@@ -54,7 +54,7 @@ def load_pairs(config: RunConfig) -> LoadedPairs:
             f"{origin}: none of {len(distill)} pairs for distillation has a trace: name pairs "
             "with traces in data.distill_path, or leave distill out of phases"
         )
-    split = check_overlap(Split(distill, split.reinforce, heldout), data, notes)
+    split = check_overlap(Split(distill, split.reinforce, heldout), config, notes)
     return LoadedPairs(split, tuple(notes))
 
 

@@ -53,9 +53,13 @@ def training(tmp_path) -> str:
     return write(tmp_path / "pairs.jsonl", *(f"q{number}x" for number in range(PAIRS)))
 
 
-def config_with(path: str, phases=("reinforce",), **data):
+def config_with(path: str, phases=("reinforce",), evaluate=None, **data):
     own = {"path": path, "distill_fraction": 0.5, "heldout_fraction": 0}
-    tree = {"model": {"make": {"max_position_embeddings": 16384}}, "phases": list(phases)}
+    tree = {
+        "evaluate": evaluate or {},
+        "model": {"make": {"max_position_embeddings": 16384}},
+        "phases": list(phases),
+    }
     tree["reinforce"] = {"prompts_per_step": 1, "mini_batch_prompts": 1}
     return config_from_tree(tree | {"data": own | data})
 
@@ -80,6 +84,16 @@ def test_what_overlaps_is_counted_named_and_kept(training, tmp_path):
     pair = make_pair("q2x").uid
     item = "Pairwise_set/Harmlessness/S1/q2x"
     assert f'overlap with rmb: pair {pair} and item {item} share "{shared}"' in notes
+
+
+def test_benchmarks_that_the_run_is_evaluated_on_are_compared(training, tmp_path):
+    rmb = write_rmb(tmp_path / "benchmarks", "q2x", "another")
+    evaluate = {"every_steps": 5, "benchmarks": ["rmb"], "data": rmb}
+    heldout = write(tmp_path / "heldout.jsonl", "other")
+    config = config_with(training, evaluate=evaluate, heldout_path=heldout)
+    assert "(held-out 0, rmb 1)" in "\n".join(load_pairs(config).notes)
+    elsewhere = config_with(training, evaluate=evaluate | {"data": "no/such"}, heldout_path=heldout)
+    assert "(held-out)" in "\n".join(load_pairs(elsewhere).notes)
 
 
 def test_what_overlaps_is_dropped_from_all_parts_but_the_held_out(training, tmp_path):

@@ -303,7 +303,6 @@ def test_absent_data_is_an_obstacle_and_not_a_wrong_input(tmp_path):
     assert "data.path" in found
 
 
-<<<<<<< HEAD
 def test_benchmarks_are_read_before_anything_starts(tmp_path):
     folder = tmp_path / "rmb"
     config = config_with(evaluate={"benchmarks": ["rmb"], "data": str(folder)})
@@ -313,7 +312,8 @@ def test_benchmarks_are_read_before_anything_starts(tmp_path):
     folder.mkdir()
     with pytest.raises(DataError, match="holds no files of rmb"):
         check_inputs(config, FACTS)
-=======
+
+
 def test_absent_evaluation_sets_are_an_obstacle_too(tmp_path):
     pairs, absent = write_pairs_file(tmp_path / "pairs.jsonl", 9), str(tmp_path / "benchmarks")
     data = {"generate": None, "path": str(pairs), "overlap_with": [str(tmp_path), absent]}
@@ -321,7 +321,6 @@ def test_absent_evaluation_sets_are_an_obstacle_too(tmp_path):
     facts = replace(gather_facts(config), machine=CPU)
     (found,) = obstacles(config, facts)
     assert f"data.overlap_with[1]: {absent} is not on this machine" in found
->>>>>>> f251eba (Compare training pairs with evaluation, and drop what overlaps if asked to)
 
 
 def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path):
