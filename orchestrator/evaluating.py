@@ -54,7 +54,7 @@ async def _evaluate(
     run: Run, index: int, step: int, trained: EvaluatedPhase, settings: EvaluateSettings
 ) -> None:
     """Once, whichever driver it is; `step` is that of the phase."""
-    if any((made.phase_index, made.step) == (index, run.steps) for made in run.evaluations):
+    if any((made.made_in, made.step) == (index, run.steps) for made in run.evaluations):
         return
     if trained == "distill" and step:  # whose steps publish nothing
         await on_learners(run, run.publisher.publish)

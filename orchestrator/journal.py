@@ -135,7 +135,7 @@ class RunJournal:
     def record_evaluation(self, evaluation: Evaluation, best: Best | None = None) -> bool:
         """The first evaluation of a phase after a step stands; `best` if its weights are."""
         record = {"at_s": self._clock(), **evaluation.row()}
-        guard_field = f"{evaluation.phase_index}/{evaluation.step}"
+        guard_field = f"{evaluation.made_in}/{evaluation.step}"
         fields = {} if best is None else {"best": asdict(best)}
         guard = self._key("evaluations")
         return self._once(guard, guard_field, record, "evaluated", record, fields)

@@ -36,12 +36,12 @@ class Evaluation:
     phase: EvaluatedPhase
     step: int
     result: EvaluationResult
-    phase_index: int  # of the phase that it is made in
+    made_in: int  # index of the phase
     benchmarks: Mapping[str, float] = field(default_factory=dict)  # totals, as shares
 
     def row(self) -> dict[str, Any]:
         """Flat, as tables show it and the journal keeps it; a share of nothing is None."""
-        place = {"phase": self.phase, "step": self.step, "phase_index": self.phase_index}
+        place = {"phase": self.phase, "step": self.step, "made_in": self.made_in}
         row = {**place, **asdict(self.result), "benchmarks": dict(self.benchmarks)}
         row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
         return row
@@ -54,7 +54,7 @@ class Evaluation:
         values: dict[str, Any] = {f.name: row.get(f.name) for f in fields(EvaluationResult)}
         values["accuracy_interval"] = (row["accuracy_low"], row["accuracy_high"])
         result = EvaluationResult(**values)
-        return cls(row["phase"], row["step"], result, row["phase_index"], row["benchmarks"])
+        return cls(row["phase"], row["step"], result, row["made_in"], row["benchmarks"])
 
     def metrics(self) -> dict[str, float]:
         row = {**self.row(), **self.benchmarks}
@@ -68,7 +68,7 @@ class Evaluation:
 
 def is_evaluation(row: Mapping[str, Any]) -> bool:
     """Of a row of `metrics.jsonl`."""
-    return f"{EVALUATED}accuracy" in row
+    return "phase_index" not in row
 
 
 def evaluation_row(metrics: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def evaluation(phase: EvaluatedPhase, step: int, accuracy: float, **changes) -> 
         accuracy_interval=(accuracy - 0.05, accuracy + 0.05),
     )
     phases = {"base": 0, "distill": 2, "reinforce": 4}  # as in the quickstart
-    index = changes.pop("phase_index", phases[phase])
+    index = changes.pop("made_in", phases[phase])
     return Evaluation(phase, step, replace(result, **changes), index)
 
 

@@ -26,9 +26,9 @@ class Measured(Driver):
 
     async def between_steps(self, run, step):
         run.config.checkpoint.best_by = "accuracy"
-        made = [(each.phase_index, each.step) for each in evaluated(self.journal)]
+        made = [(each.made_in, each.step) for each in evaluated(self.journal)]
         if step and (PHASE, step) not in made:
-            score = evaluation("distill", step, SCORES[step - 1], phase_index=PHASE)
+            score = evaluation("distill", step, SCORES[step - 1], made_in=PHASE)
             await evaluating._record(run, PHASE, step, score)
 
 
