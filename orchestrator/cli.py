@@ -8,15 +8,17 @@ Reading a configuration and planning start nothing and import neither torch nor 
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from judging.errors import GavelError, Stop
 
@@ -55,6 +57,20 @@ _PARTS = {
     "judge": "judge_cli",
     "serve": "serve_cli",
 }
+
+
+def program() -> NoReturn:
+    """`gavel`: `main`, whose status it ends with, whatever threads of libraries do meanwhile.
+
+    One that still waits in native code, as Ray's do for a cluster that does not answer, can abort
+    an interpreter that is being taken down.
+    """
+    status = main()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, as by `gavel status | head`
+            stream.flush()
+    os._exit(status)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

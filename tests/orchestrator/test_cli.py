@@ -228,3 +228,18 @@ def test_help_names_the_commands_and_the_version_is_told():
     _, shown, _ = told("--help")
     assert all(command in shown for command in ("run", "status", "rewards", "workers"))
     assert told("--version")[1].startswith("gavel ")
+
+
+def test_the_program_ends_with_its_status_whatever_threads_are_left():
+    code = (
+        "import atexit, threading, time\n"
+        "from orchestrator import cli\n"
+        "cli.main = lambda: print('done') or 3\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "atexit.register(print, 'cleaned up')\n"
+        "cli.program()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (3, "done\ncleaned up\n")
