@@ -35,10 +35,11 @@ _FAULTS: dict[int | str, dict[str, Any]] = {
         413: "More than max_body_bytes.",
         422: "Cannot be judged: the message names the field and the mend.",
         429: "The queue is full; Retry-After says when to try again.",
-        503: "The server is ending, or its engine has died.",
-        504: "Not answered within the deadline.",
+        503: "Still queued at the deadline, or the server is ending, or its engine has died.",
+        504: "Still judged at the deadline.",
     }.items()
 }
+_LONGEST_FIELD = 200  # characters of its name, which is the client's where it is unknown
 _DESCRIPTION = "Which of two answers is better, by a model that writes its reasons."
 
 
@@ -90,7 +91,8 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def openrlhf_reward(
         request: openrlhf.RewardRequest,
         undecided: Annotated[
-            float | None, Query(description="The reward where no judgment has a verdict.")
+            float | None,
+            Query(allow_inf_nan=False, description="The reward where no judgment has a verdict."),
         ] = None,
     ) -> openrlhf.RewardAnswer:
         """OpenRLHF's --reward.remote_url."""
@@ -135,7 +137,7 @@ async def _invalid(_: Request, error: Exception) -> JSONResponse:
     """One line for each of the first faults, with its field; not the input, which may be long."""
     assert isinstance(error, RequestValidationError)
     lines = [
-        f"{'.'.join(map(str, fault['loc'][1:])) or 'the body'}: {fault['msg']}"
+        f"{'.'.join(map(str, fault['loc'][1:]))[:_LONGEST_FIELD] or 'the body'}: {fault['msg']}"
         for fault in error.errors()[:5]
     ]
     return JSONResponse(error_body("bad_request", "; ".join(lines)), 400)

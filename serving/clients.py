@@ -3,7 +3,7 @@ the environment of the library that trains.
 
 - `JudgeClient`: judge, rank, score;
 - `TrlReward`: a reward function for TRL's GRPOTrainer and RLOOTrainer;
-- `compute_score`: one for verl (`custom_reward_function.path`, `.name`).
+- `compute_score`: one for verl (`reward.custom_reward_function.path`, `.name`).
 
 OpenRLHF needs none: give `--reward.remote_url` the server's /v1/rewards/openrlhf.
 """
@@ -13,7 +13,10 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from itertools import groupby
 from typing import Any
@@ -22,7 +25,7 @@ import httpx
 
 Conversation = str | Sequence[dict[str, Any]]
 URL_VARIABLE, TOKEN_VARIABLE = "GAVEL_SERVE_URL", "GAVEL_SERVE_TOKEN"
-_MAY_PASS = (429, 503)
+_MAY_PASS = (408, 429, 502, 503)  # 502 is that of a proxy, while the server behind it starts
 _LONGEST_PAUSE_S = 10.0
 
 
@@ -102,12 +105,15 @@ class JudgeClient:
             response = self._http.post(path, json=body, timeout=timeout_s)
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {error}", 0.0
-        if response.status_code == httpx.codes.OK:
-            return response.json(), 0.0
+        answer: Any = None
+        with suppress(ValueError):
+            answer = response.json()
+        if response.status_code == httpx.codes.OK and isinstance(answer, dict):
+            return answer, 0.0
         try:
-            message = response.json()["error"]["message"]
-        except (ValueError, LookupError, TypeError):
-            message = "no message"
+            message = answer["error"]["message"]
+        except (LookupError, TypeError):
+            message = "no message: is this a served judge?"
         said = f"status {response.status_code}: {message}"
         if response.status_code not in _MAY_PASS:
             raise JudgeError(f"{path}: {said}")
@@ -123,11 +129,21 @@ class TrlReward:
     completion loses to every other.
 
     Prompts and completions may be texts or messages. TRL gives a process only its own share of the
-    completions: without references a prompt's should not be split over processes.
+    completions: without references a prompt's should not be split over processes. So many requests
+    as `concurrency` are asked at once.
     """
 
-    def __init__(self, client: JudgeClient | None = None, **how: Any) -> None:
-        self._client, self._how = client or JudgeClient(), how
+    def __init__(
+        self,
+        client: JudgeClient | None = None,
+        *,
+        concurrency: int = 16,
+        votes: int | None = None,
+        orders: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        self._client, self._concurrency = client or JudgeClient(), concurrency
+        self._how = {"votes": votes, "orders": orders, "seed": seed}
         self.__name__ = "gavel_judge"  # TRL names its metrics by it
 
     def __call__(
@@ -138,17 +154,16 @@ class TrlReward:
         **_: Any,
     ) -> list[float | None]:
         answers = [_answer(completion) for completion in completions]
-        places = range(len(answers))
-        if references is not None:
-            return [self._against(prompts[i], answers[i], references[i]) for i in places]
-        rewards: list[float | None] = []
-        for _prompt, group in groupby(places, key=lambda i: prompts[i]):
-            members = list(group)
-            rewards += self._among(prompts[members[0]], [answers[i] for i in members])
-        return rewards
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            if references is not None:
+                return list(pool.map(self._against, prompts, answers, references))
+            groups = [list(group) for _, group in groupby(range(len(answers)), prompts.__getitem__)]
+            members = [[answers[i] for i in group] for group in groups]
+            rewards = pool.map(self._among, (prompts[group[0]] for group in groups), members)
+            return [reward for group in rewards for reward in group]
 
     def _against(self, prompt: Any, answer: str, references: Any) -> float | None:
-        texts = [references] if isinstance(references, str) else list(references or ())
+        texts = _texts(references)
         if not texts:
             return None
         if not answer.strip():
@@ -158,15 +173,20 @@ class TrlReward:
     def _among(self, prompt: Any, answers: Sequence[str]) -> list[float | None]:
         if len(answers) < 2:
             return [None] * len(answers)
-        written = [answer for answer in answers if answer.strip()]
-        shares = iter([0.0])  # of one alone: it is compared with empty ones only
+        written = [i for i, answer in enumerate(answers) if answer.strip()]
+        empty = len(answers) - len(written)
+        won, decided = [float(empty)] * len(written), [empty] * len(written)
         if len(written) > 1:
-            shares = iter(self._client.rank(prompt, written, **self._how)["scores"])
-        others, empty = len(answers) - 1, len(answers) - len(written)
-        return [
-            (next(shares) * (len(written) - 1) + empty) / others if answer.strip() else 0.0
-            for answer in answers
-        ]
+            ranking = self._client.rank(prompt, [answers[i] for i in written], **self._how)
+            undecided = Counter(i for pair in ranking["undecided_pairs"] for i in pair)
+            others = len(written) - 1
+            for i, share in enumerate(ranking["scores"]):
+                won[i] += share * others - undecided[i] / 2  # there they are draws
+                decided[i] += others - undecided[i]
+        rewards: list[float | None] = [0.0] * len(answers)
+        for i, place in enumerate(written):
+            rewards[place] = round(won[i] / decided[i], 6) if decided[i] else None
+        return rewards
 
 
 def compute_score(
@@ -177,14 +197,16 @@ def compute_score(
     *,
     url: str | None = None,
     undecided: float | None = None,
-    **how: Any,
+    votes: int | None = None,
+    orders: str | None = None,
+    seed: int | None = None,
 ) -> float:
     """verl's signature. The share of verdicts, 0 to 1, that the solution has against the ground
     truth: a reference answer or a list of them. An empty solution has 0.
 
     What was asked is `extra_info["question"]`, a text or messages, which verl does not tell
     otherwise. `url`, `undecided` (the reward where no judgment has a verdict), `votes`, `orders`
-    and `seed` may come from `custom_reward_function.reward_kwargs`.
+    and `seed` may come from `reward.custom_reward_function.reward_kwargs`.
 
     Raises:
         JudgeError: there is no reward; a failure is never a number.
@@ -195,7 +217,10 @@ def compute_score(
         raise JudgeError(f"{data_source}: extra_info has no question: add one to each row")
     if not solution_str.strip():
         return 0.0
-    references = [ground_truth] if isinstance(ground_truth, str) else list(ground_truth)
+    references = _texts(ground_truth)
+    if not references:
+        raise JudgeError(f"{data_source}: no ground_truth: give each row a reference answer")
+    how = {"votes": votes, "orders": orders, "seed": seed}
     (share,) = _client(url).score(question, [solution_str], references, **how)
     share = undecided if share is None else share
     if share is None:
@@ -206,6 +231,12 @@ def compute_score(
 @cache
 def _client(url: str | None) -> JudgeClient:
     return JudgeClient(url)
+
+
+def _texts(references: str | Iterable[str] | None) -> list[str]:
+    if references is None:
+        return []
+    return [references] if isinstance(references, str) else list(references)
 
 
 def _turn(message: dict[str, Any]) -> dict[str, str]:

@@ -27,7 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-OPEN = "/health"  # needs no token
+OPEN = "/health"  # to GET it needs no token
 RETRY_S = 1
 _DISCARD, _DISCARD_S = 8, 1.0  # of the rest of a refused body: times max_body_bytes, and how long
 _log = logging.getLogger("gavel.serve")
@@ -109,7 +109,7 @@ class Guard:
         self, scope: Scope, receive: Receive, clock: Clock
     ) -> tuple[int, list[Message]]:
         headers = {name.lower(): value for name, value in scope["headers"]}
-        if scope["path"] != OPEN:
+        if (scope["method"], scope["path"]) != ("GET", OPEN):
             self._authorize(headers.get(b"authorization", b""))
         if scope["method"] != "POST":
             return await _collected(self._app, scope, receive)
@@ -188,10 +188,9 @@ class Guard:
             raise _ending()
         if left.done() and not left.cancelled():
             raise Gone
-        where = "judged" if clock.queue_s else "queued"
-        raise Refused(
-            504, "deadline", f"still {where} after {deadline_s:g} s: ask for less at once"
-        )
+        if not clock.queue_s:
+            raise Refused(503, "overloaded", f"still queued after {deadline_s:g} s: try again")
+        raise Refused(504, "deadline", f"still judged after {deadline_s:g} s: ask for less at once")
 
     async def _in_turn(self, scope: Scope, body: bytes, clock: Clock) -> tuple[int, list[Message]]:
         asked = time.perf_counter()

@@ -114,6 +114,7 @@ class RankAnswer(BaseModel):
     comparisons: int
     judgments: Annotated[int, Field(description="Texts generated.")]
     undecided: Annotated[int, Field(description="Comparisons without a verdict: draws.")]
+    undecided_pairs: Annotated[list[tuple[int, int]], Field(description="Which these are.")]
 
 
 class ScoreAnswer(BaseModel):

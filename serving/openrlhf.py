@@ -7,6 +7,7 @@ just the user's message (it has the policy's chat template, say), with `conversa
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from judging.errors import DataError
 from serving.messages import Body, Message, ScoreRequest
-from serving.service import Service
+from serving.service import AT_ONCE, Service
 from serving.together import together
 
 # What ends a turn in the usual chat templates; the query is decoded with its special tokens.
-_ENDINGS = re.compile(r"(?:\s*(?:<\|[a-z_]{1,32}\|>|</s>|<eos>|<end_of_turn>|<pad>))+\s*\Z", re.I)
+_ENDING = re.compile(r"(?:\s+|<\|[a-z_]{1,32}\|>|</s>|<eos>|<end_of_turn>|<pad>)\Z", re.I)
+_LONGEST_ENDING = 36  # characters
 
 
 class RewardRequest(BaseModel):
@@ -58,7 +60,9 @@ async def reward(service: Service, request: RewardRequest, undecided: float | No
             for one.
     """
     samples = read_samples(request)
-    shares = await together(_share(service, sample) for sample in samples)
+    service.check_cost(sum(len(sample.references) for sample in samples))
+    room = asyncio.Semaphore(AT_ONCE)
+    shares = await together(_share(service, *numbered, room) for numbered in enumerate(samples))
     rewards: list[float] = []
     for index, share in enumerate(shares):
         reward = undecided if share is None else share
@@ -72,14 +76,18 @@ async def reward(service: Service, request: RewardRequest, undecided: float | No
     return RewardAnswer(rewards=rewards, scores=rewards, extra_logs={"undecided": unread})
 
 
-async def _share(service: Service, sample: Sample) -> float | None:
-    if not sample.answer.strip():
+async def _share(
+    service: Service, index: int, sample: Sample, room: asyncio.Semaphore
+) -> float | None:
+    if not sample.answer:
         return 0.0
-    answer = await service.score(
-        ScoreRequest(
-            conversation=sample.conversation, answers=[sample.answer], references=sample.references
-        )
+    request = ScoreRequest(
+        conversation=sample.conversation, answers=[sample.answer], references=sample.references
     )
+    try:
+        answer = await service.score(request, room)
+    except DataError as error:
+        raise DataError(f"query.{index}: {error}") from None
     return answer.scores[0]
 
 
@@ -93,14 +101,22 @@ def read_samples(request: RewardRequest) -> list[Sample]:
 
 
 def _sample(index: int, query: str, prompt: str, label: Any) -> Sample:
-    before, found, response = query.partition(prompt)  # a tokenizer may put a token before it
-    if not found or len(before) > 32:
+    start = query.find(prompt)
+    if not 0 <= start <= 32:  # a tokenizer may put a token before it
         raise DataError(f"query.{index} does not begin with prompts.{index}: send both as they are")
-    answer = _ENDINGS.sub("", response)
+    answer = _without_endings(query[start + len(prompt) :])
     read = _label(index, label)
     return Sample(
         prompt if read.conversation is None else read.conversation, answer, read.references
     )
+
+
+def _without_endings(text: str) -> str:
+    """One by one, from the end: a search for all would take a time that grows with the square."""
+    end = len(text)
+    while found := _ENDING.search(text, max(0, end - _LONGEST_ENDING), end):
+        end = found.start()
+    return text[:end]
 
 
 def _label(index: int, label: Any) -> Label:
@@ -109,7 +125,7 @@ def _label(index: int, label: Any) -> Label:
             return Label(references=[label])
         try:
             tree = json.loads(label)
-        except ValueError:
+        except (ValueError, RecursionError):
             return Label(references=[label])  # a text that begins with a brace
         if not isinstance(tree, dict) or "references" not in tree:
             return Label(references=[label])
@@ -119,7 +135,7 @@ def _label(index: int, label: Any) -> Label:
         return Label.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, ("labels", index, *first["loc"])))
+        place = ".".join(map(str, ("labels", index, *first["loc"])))[:200]
         raise DataError(
             f"{place}: {first['msg']}: give a reference answer as text, or JSON as in "
             '{"references": ["..."], "conversation": "..."}'

@@ -3,7 +3,7 @@
 Owns the designs (which candidates are compared) and what is made of the outcomes. It knows no
 judge: `compare(i, j)` answers the share of the judge's verdicts for candidate i, from 0 to 1, or
 None where it gave none that can be read. Such a comparison counts as a draw in a ranking, which
-must order all, and is counted in `undecided`; in a score it is left out.
+must order all, and stands in `undecided`; in a score it is left out.
 
 Whatever the judge says, also in circles, the order is total: equal scores go by index.
 """
@@ -40,7 +40,7 @@ class Ranking:
     # Bradley-Terry: log-strength, of mean 0.
     scores: tuple[float, ...]
     comparisons: int
-    undecided: int  # of them, without a verdict that can be read
+    undecided: tuple[Pair, ...]  # those of them without a verdict that can be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ async def rank(
     shares = await together(_asked(compare, pair) for pair in pairs)
     outcomes = {pair: _drawn(share) for pair, share in zip(pairs, shares, strict=True)}
     scores = _win_shares(n, outcomes) if method == "round-robin" else strengths(n, outcomes)
-    return Ranking(_by(scores), tuple(scores), len(pairs), shares.count(None))
+    return Ranking(_by(scores), tuple(scores), len(pairs), _without_share(pairs, shares))
 
 
 async def score(references: int, compare: Callable[[int], Awaitable[float | None]]) -> Score:
@@ -157,13 +157,16 @@ def _lowered(
 async def _knockout(n: int, compare: Compare) -> Ranking:
     """Neighbours meet, round by round; one who is left over goes on unmatched."""
     wins, rounds = [0.0] * n, [0] * n
-    alive, undecided, number = list(range(n)), 0, 0
+    alive, number = list(range(n)), 0
+    undecided: tuple[Pair, ...] = ()
     while len(alive) > 1:
         number += 1
         matches = list(zip(alive[::2], alive[1::2], strict=False))
         shares = await together(_asked(compare, match) for match in matches)
-        undecided += shares.count(None)
-        winners = [i if _drawn(share) >= 0.5 else j for (i, j), share in zip(matches, shares)]  # noqa: B905
+        undecided += _without_share(matches, shares)
+        winners = [
+            i if _drawn(share) >= 0.5 else j for (i, j), share in zip(matches, shares, strict=True)
+        ]
         for winner in winners:
             wins[winner] += 1
         alive = winners + alive[2 * len(matches) :]
@@ -183,6 +186,10 @@ def _win_shares(n: int, outcomes: Mapping[Pair, float]) -> list[float]:
 
 def _by(scores: Sequence[float]) -> tuple[int, ...]:
     return tuple(sorted(range(len(scores)), key=lambda index: (-scores[index], index)))
+
+
+def _without_share(pairs: Sequence[Pair], shares: Sequence[float | None]) -> tuple[Pair, ...]:
+    return tuple(pair for pair, share in zip(pairs, shares, strict=True) if share is None)
 
 
 def _drawn(share: float | None) -> float:

@@ -29,8 +29,8 @@ AT_ONCE = 32
 
 @dataclass(slots=True)
 class _Tally:
-    judgments: int = 0
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+    judgments: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,16 +66,20 @@ class Service:
             method=method,
             comparisons=ranking.comparisons,
             judgments=tally.judgments,
-            undecided=ranking.undecided,
+            undecided=len(ranking.undecided),
+            undecided_pairs=list(ranking.undecided),
         )
 
-    async def score(self, request: ScoreRequest) -> ScoreAnswer:
+    async def score(
+        self, request: ScoreRequest, room: asyncio.Semaphore | None = None
+    ) -> ScoreAnswer:
+        """`room` is for the comparisons of several that are asked together."""
         answers, references = request.answers, request.references
         self._check_count("answers", len(answers))
         self._check_count("references", len(references))
         texts = _numbered("answers", answers) | _numbered("references", references)
         how = self._check(request, len(answers) * len(references), texts)
-        tally = _Tally()
+        tally = _Tally(room) if room else _Tally()
 
         async def against(answer: str, index: int) -> float | None:
             return await self._share(request, answer, references[index], how, tally)
@@ -91,6 +95,17 @@ class Service:
             undecided=sum(each.undecided for each in scores),
         )
 
+    def check_cost(self, comparisons: int, how: JudgeSettings | None = None) -> None:
+        """Of one request."""
+        how, limit = how or self.settings.judge, self.settings.max_judgments
+        judgments = comparisons * how.votes * (2 if how.orders == "both" else 1)
+        if judgments > limit:
+            raise DataError(
+                f"{comparisons:,} comparisons take {judgments:,} judgments, of which {limit:,} are "
+                "allowed: give fewer answers, votes or orders, or rank by knockout, or by "
+                "bradley-terry with opponents"
+            )
+
     async def _share(
         self, request: Question, one: str, other: str, how: JudgeSettings, tally: _Tally
     ) -> float | None:
@@ -104,13 +119,7 @@ class Service:
         how, limits = request.settings(self.settings.judge), self.settings
         if how.votes > limits.max_votes:
             raise DataError(f"votes is {how.votes}: at most {limits.max_votes} are allowed")
-        judgments = comparisons * how.votes * (2 if how.orders == "both" else 1)
-        if judgments > limits.max_judgments:
-            raise DataError(
-                f"{comparisons:,} comparisons take {judgments:,} judgments, of which "
-                f"{limits.max_judgments:,} are allowed: give fewer candidates, votes or orders, or "
-                "rank by knockout, or by bradley-terry with opponents"
-            )
+        self.check_cost(comparisons, how)
         for name, text in texts.items():
             check_answer(name, text)
         turns = {f"conversation.{i}.content": turn.content for i, turn in enumerate(request.turns)}

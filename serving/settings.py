@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 
 from judging.errors import ConfigurationError
 from serving.judge import JudgeSettings
 
 TOKEN_VARIABLE = "GAVEL_SERVE_TOKEN"
+_TOKEN = re.compile(r"[!-~]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,9 +31,13 @@ class ServeSettings:
 
 
 def check_binding(host: str, token: str | None) -> None:
-    """Raises ConfigurationError for an address that others reach, without a token."""
-    if token is not None and not token.strip():
-        raise ConfigurationError(f"{TOKEN_VARIABLE} is set and empty: give a token, or unset it")
+    """Raises ConfigurationError for an address that others reach, without a token; and for a token
+    that no header can hold."""
+    if token is not None and not _TOKEN.fullmatch(token):
+        raise ConfigurationError(
+            f"{TOKEN_VARIABLE} is set, and empty or not of printable ASCII characters without a "
+            "space or the end of a line: give another, or unset it"
+        )
     if token is None and not _is_loopback(host):
         raise ConfigurationError(
             f"--host {host} can be reached from elsewhere: set {TOKEN_VARIABLE} to a secret that "

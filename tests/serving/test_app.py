@@ -143,6 +143,8 @@ async def test_what_is_no_json(content):
         half = json.dumps(PAIR | {"answer_a": "\ud800"}).encode()
         answer = await client.post("/v1/judge", content=half, headers=headers)
         assert "answer_a holds half a character" in answer.json()["error"]["message"]
+        unknown = await client.post("/v1/judge", json=PAIR | {"x" * 10_000: 1})
+        assert len(unknown.content) < 500
         assert (await client.get("/v1/judge")).json()["error"]["type"] == "method"
 
 
@@ -200,6 +202,8 @@ async def test_the_token():
         assert (await client.get("/metrics")).status_code == 401
         assert (await client.get("/openapi.json")).status_code == 401
         assert (await client.get("/health")).status_code == 200
+        # What is taken has a place of the queue: nothing is, without the token.
+        assert (await client.post("/health", json=PAIR)).status_code == 401
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", ""])
@@ -212,8 +216,9 @@ def test_no_binding_beyond_loopback_without_a_token(host):
 def test_loopback_needs_no_token_and_an_empty_one_is_refused():
     for host in ("127.0.0.1", "::1", "localhost"):
         check_binding(host, None)
-    with pytest.raises(ConfigurationError, match="empty"):
-        check_binding("127.0.0.1", " ")
+    for token in ("", " ", "secret\n", "two words", "sesam\u00e9"):
+        with pytest.raises(ConfigurationError, match="empty or not of printable ASCII"):
+            check_binding("127.0.0.1", token)
 
 
 async def test_back_pressure():
@@ -237,7 +242,8 @@ async def test_the_deadline_takes_back_what_is_generated():
         judged = await client.post("/v1/judge", json=PAIR)
         async with gate.turn():  # of another request
             queued = await client.post("/v1/judge", json=PAIR)
-    assert (judged.status_code, queued.status_code) == (504, 504)
+    assert (judged.status_code, queued.status_code) == (504, 503)
+    assert queued.headers["retry-after"] == "1"
     assert "still judged" in judged.json()["error"]["message"]
     assert "still queued" in queued.json()["error"]["message"]
     assert (engine.calls, engine.cancelled, gate.admitted) == (1, 1, 0)

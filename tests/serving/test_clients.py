@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+import re
 import threading
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -60,11 +62,13 @@ def test_what_may_pass_is_asked_again_and_what_may_not_is_said(monkeypatch):
     refused = [
         httpx.Response(429, headers={"retry-after": "3"}, json={"error": {"message": "full"}}),
         httpx.Response(503),
+        httpx.Response(502, text="<html>"),
+        httpx.Response(408),
         httpx.ConnectError("refused"),
     ]
     judge = client(before=refused)
     assert judge.judge(QUESTION, "worth 1", "worth 2")["letter"] == "B"
-    assert len(waits) == 3
+    assert len(waits) == 5
     assert 2.25 <= waits[0] <= 3.75
     with pytest.raises(JudgeError, match="status 422: answer_a is empty"):
         judge.judge(QUESTION, "", "worth 2")
@@ -72,6 +76,8 @@ def test_what_may_pass_is_asked_again_and_what_may_not_is_said(monkeypatch):
         client(token="open").judge(QUESTION, "worth 1", "worth 2")
     with pytest.raises(JudgeError, match=r"no answer within 2 s: status 429: no message"):
         client(before=[httpx.Response(429)] * 99, deadline_s=2).judge(QUESTION, "a", "b")
+    with pytest.raises(JudgeError, match="status 200: no message: is this a served judge"):
+        client(before=[httpx.Response(200, text="<html>")]).judge(QUESTION, "a", "b")
 
 
 def user(text):
@@ -110,6 +116,32 @@ def test_trl_without_references_compares_a_prompts_own_completions():
     assert rewards == [0.0, 1.0, 0.5, 0.5, 1.0, 0.0, 1.0, 0.0, None]
 
 
+def test_trl_without_references_gives_no_number_for_what_has_no_verdict():
+    class SilentOn3(FakeEngine):
+        def _judge(self, prompt, number):
+            said = super()._judge(prompt, number)
+            return replace(said, text="hm") if re.search("(worth|against) 3", said.text) else said
+
+    def rewards(engine, *answers):
+        return TrlReward(client(engine))([QUESTION] * len(answers), answers)
+
+    assert rewards(FakeEngine(bias=("?",)), "worth 1", "worth 2", "worth 3") == [None] * 3
+    some = rewards(SilentOn3(), "worth 1", "worth 2", "worth 3", "worth 4")
+    assert some == [0.0, 0.5, None, 1.0]
+    assert rewards(SilentOn3(), "worth 1", "worth 3", "") == [1.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("references", [None, "worth 1"])
+def test_trl_asks_at_once(references):
+    engine = FakeEngine(seconds=0.05)
+    prompts = [f"{QUESTION} {i // 2}" for i in range(12)]
+    completions = [f"worth {2 + i % 2}" for i in range(12)]
+    given = {} if references is None else {"references": [references] * 12}
+    rewards = TrlReward(client(engine), concurrency=4)(prompts, completions, **given)
+    assert rewards == ([0.0, 1.0] * 6 if references is None else [1.0] * 12)
+    assert engine.most == 4
+
+
 def test_verl(monkeypatch):
     judge = client()
     monkeypatch.setattr(clients, "_client", lambda url: judge)
@@ -120,6 +152,8 @@ def test_verl(monkeypatch):
     many = ["worth 1", "worth 5", "worth 9", "worth 10"]
     assert compute_score(solution_str="worth 6", ground_truth=many, votes=1, **row) == 0.5
     assert compute_score(solution_str="", ground_truth="worth 1", **row) == 0.0
+    with pytest.raises(JudgeError, match="mine: no ground_truth"):
+        compute_score(solution_str="worth 3", ground_truth=None, **row)
     with pytest.raises(JudgeError, match="mine: extra_info has no question"):
         compute_score("mine", "worth 3", "worth 1", None)
 

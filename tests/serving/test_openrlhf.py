@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,13 +14,16 @@ import pytest
 from fake_engine import FakeEngine
 from served import QUESTION, build, client_of
 
+from serving.openrlhf import RewardRequest, read_samples
+from serving.service import AT_ONCE
+
 URL = "/v1/rewards/openrlhf"
 PROMPT = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"
 LABEL = json.dumps({"references": ["worth 3", "worth 7"], "conversation": QUESTION})
 
 
-async def rewarded(query, prompts, labels, engine=None, path=URL):
-    app, _ = build(engine)
+async def rewarded(query, prompts, labels, engine=None, path=URL, **settings):
+    app, _ = build(engine, **settings)
     async with client_of(app) as client:
         body = {"query": query, "prompts": prompts, "labels": labels}
         return await client.post(path, json=body)
@@ -56,10 +60,13 @@ async def test_the_judge_sees_no_endings_and_the_labels_conversation():
         (["q a"], ["q"], [""], "labels.0"),
         (["q a"], ["q"], [{"references": []}], "labels.0.references"),
         (["q a"], ["q"], ['{"references": 3}'], "labels.0.references"),
+        (["q a"], [""], ["worth 1"], "query.0: conversation.0.content is empty"),
+        (["q a", "q" + "a" * 301], ["q", "q"], ["b", "b"], "query.1: answers.0 has 301 characters"),
+        (["q worth 1"] * 3, ["q"] * 3, [LABEL] * 3, "6 comparisons take 12 judgments"),
     ],
 )
 async def test_what_has_no_reward_is_refused_with_its_place(query, prompts, labels, said):
-    answer = await rewarded(query, prompts, labels)
+    answer = await rewarded(query, prompts, labels, max_chars=300, max_judgments=10)
     assert answer.status_code == 422
     assert said in answer.json()["error"]["message"]
 
@@ -70,11 +77,32 @@ async def test_no_verdict_is_no_reward_unless_one_is_named():
     answer = await rewarded(*arguments, path=URL + "?undecided=0.5")
     assert answer.json()["rewards"] == [0.5]
     assert answer.json()["extra_logs"] == {"undecided": [1.0]}
+    assert (await rewarded(*arguments, path=URL + "?undecided=nan")).status_code == 400
 
 
-async def test_a_label_in_braces_may_be_a_text():
-    answer = await rewarded(["q worth 5"], ["q"], ["{worth 3}"])
+@pytest.mark.parametrize("label", ["{worth 3}", '{"worth 3": ' + "[" * 2000])
+async def test_a_label_in_braces_may_be_a_text(label):
+    answer = await rewarded(["q worth 5"], ["q"], [label])
     assert answer.json()["rewards"] == [1.0]
+
+
+async def test_a_request_of_many_samples_leaves_room_for_others():
+    engine = FakeEngine(seconds=0.005)
+    answer = await rewarded(["q worth 5"] * 50, ["q"] * 50, [LABEL] * 50, engine)
+    assert answer.json()["rewards"] == [0.5] * 50
+    assert (engine.calls, engine.most) == (100, AT_ONCE)
+
+
+@pytest.mark.parametrize("unit", [" ", "\n<pad>", "<|a|> "])
+def test_many_endings_take_a_time_that_grows_with_their_number(unit):
+    tail = unit * (200_000 // len(unit))
+    began = time.perf_counter()
+    answers = [
+        read_samples(RewardRequest(query=[query], prompts=["q"], labels=["r"]))[0].answer
+        for query in (f"qworth 5{tail}", f"q{tail}worth 5")
+    ]
+    assert time.perf_counter() - began < 5  # with the square of it: minutes
+    assert answers == ["worth 5", f"{tail}worth 5"]
 
 
 class Engine:
