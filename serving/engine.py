@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 _START_S = 900.0
 _STOP_S = 30.0
 _CHECK_S = 1.0
+_HANG_S = 120.0  # without an iteration, of an engine that has work
 _NO_CONTEXT = "its config.json names no max_position_embeddings: give --context-tokens"
 
 
@@ -51,6 +54,7 @@ class Engine:
         self._path = local_copy(settings.path)
         self._context_tokens = settings.context_tokens or _context_tokens(settings, self._path)
         self._worker: RolloutWorker | None = None
+        self._running = 0  # prompts
 
     @property
     def context_tokens(self) -> int:
@@ -106,10 +110,14 @@ class Engine:
             temperature=self._settings.engine.temperature if samples > 1 else 0.0,
             max_new_tokens=self._settings.engine.max_new_tokens,
         )
+        worker = self._started()
+        self._running += 1
         try:
-            (rollouts,) = await self._running().generate([request])
+            (rollouts,) = await worker.generate([request])
         except EngineDeadError as error:
             raise InfrastructureError("the engine has died") from error
+        finally:
+            self._running -= 1
         return [
             Completion(
                 text=rollout.text,
@@ -120,16 +128,11 @@ class Engine:
         ]
 
     async def died(self) -> None:
-        """Returns when the engine no longer works."""
+        """Returns when the engine is dead, or hangs."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        worker = self._running()
-        while True:
-            try:
-                await worker.progress()
-            except EngineDeadError:
-                return
-            await asyncio.sleep(_CHECK_S)
+        with suppress(EngineDeadError):
+            await hung(self._started().progress, lambda: self._running > 0)
 
     async def stop(self) -> None:
         """Ends the engine's processes."""
@@ -138,10 +141,28 @@ class Engine:
             async with asyncio.timeout(_STOP_S):
                 await worker.stop()
 
-    def _running(self) -> RolloutWorker:
+    def _started(self) -> RolloutWorker:
         if self._worker is None:
             raise InfrastructureError("the engine is not running")
         return self._worker
+
+
+async def hung(
+    progress: Callable[[], Awaitable[int]],
+    has_work: Callable[[], bool],
+    *,
+    check_s: float = _CHECK_S,
+    hang_s: float = _HANG_S,
+) -> None:
+    """Returns when the count of iterations stood still for `hang_s` seconds with work to do."""
+    seen, since = -1, 0.0
+    while True:
+        count, now = await progress(), time.monotonic()
+        if count != seen or not has_work():
+            seen, since = count, now
+        elif now - since > hang_s:
+            return
+        await asyncio.sleep(check_s)
 
 
 def make_judge(settings: ModelSettings, generate: Generate, context_tokens: int) -> Judge:
@@ -158,11 +179,15 @@ def make_judge(settings: ModelSettings, generate: Generate, context_tokens: int)
             f"--max-new-tokens {settings.engine.max_new_tokens} leaves no room for a prompt in the "
             f"context of {context_tokens} tokens: lower it"
         )
-    tokenizer: Any = AutoTokenizer.from_pretrained(
-        local_copy(settings.path, weights=False),
-        revision=settings.revision,
-        trust_remote_code=settings.trust_remote_code,
-    )
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            local_copy(settings.path, weights=False),
+            revision=settings.revision,
+            trust_remote_code=settings.trust_remote_code,
+        )
+    except (OSError, ValueError) as error:
+        cause = str(error).splitlines()[0]
+        raise ConfigurationError(f"{settings.path}: no tokenizer: {cause}") from error
     judge = Judge(load_template(settings.template), tokenizer, generate, max_prompt_tokens=room)
     sample = PreferencePair("sample", (Message("user", "2 + 2?"),), "4", "5")
     judge.prompt(Presentation(sample, "chosen_first"))

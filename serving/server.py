@@ -80,7 +80,8 @@ async def run_server(
     with _captured(signals):
         while not server.started and not serving.done():
             await asyncio.sleep(0.01)
-        on_ready()
+        if server.started:
+            on_ready()
         first = asyncio.create_task(signals.get())
         await asyncio.wait((first, watching, serving), return_when=asyncio.FIRST_COMPLETED)
         was_asked = first.done()
@@ -95,7 +96,9 @@ async def run_server(
             server.should_exit = True
             await serving
     if not was_asked:
-        raise InfrastructureError("the engine has died: see its last lines above; start again")
+        raise InfrastructureError(
+            "the engine has died or hangs: see its last lines above; start again"
+        )
     return 0 if first.result() == signal.SIGTERM else INTERRUPTED
 
 

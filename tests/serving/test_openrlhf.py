@@ -2,12 +2,7 @@
 
 import asyncio
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -144,15 +139,3 @@ def test_the_librarys_own_client_gets_its_reward(server_here):
     assert experience.rewards.flatten().tolist() == [0.5]
     assert experience.scores.flatten().tolist() == [0.5]
     assert experience.info["undecided"].flatten().tolist() == [0.0]
-
-
-@pytest.fixture
-def server_here():
-    script = Path(__file__).parent / "served.py"
-    root = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": root, "GAVEL_SERVE_TOKEN": "sesame"}
-    command = [sys.executable, str(script), "0", "0", "5"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        yield int(process.stdout.readline())
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
