@@ -32,6 +32,10 @@ _LONGEST_PAUSE_S = 10.0
 class JudgeError(RuntimeError):
     """The server refused, or gave no answer in time."""
 
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status  # of HTTP, where the server refused
+
 
 class JudgeClient:
     """Asks one server; for several threads. What it does not say is as the server was started."""
@@ -116,7 +120,7 @@ class JudgeClient:
             message = "no message: is this a served judge?"
         said = f"status {response.status_code}: {message}"
         if response.status_code not in _MAY_PASS:
-            raise JudgeError(f"{path}: {said}")
+            raise JudgeError(f"{path}: {said}", response.status_code)
         wanted = response.headers.get("retry-after", "")
         return said, float(wanted) if wanted.isdigit() else 0.0
 

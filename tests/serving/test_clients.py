@@ -1,46 +1,17 @@
 """The clients against the application, by their libraries' documented signatures."""
 
-import asyncio
 import inspect
 import re
-import threading
 from dataclasses import replace
 
 import httpx
 import pytest
 from fake_engine import FakeEngine
+from in_process import InProcess
 from served import QUESTION, build
 
 from serving import clients
 from serving.clients import JudgeClient, JudgeError, TrlReward, compute_score
-
-
-class InProcess(httpx.BaseTransport):
-    """Lets a client that blocks call the application here; `before` are the first answers."""
-
-    def __init__(self, app, before=()):
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        self._inner = httpx.ASGITransport(app=app)
-        self.before, self.seen = list(before), 0
-
-    def handle_request(self, request):
-        self.seen += 1
-        if self.before:
-            answer = self.before.pop(0)
-            if isinstance(answer, Exception):
-                raise answer
-            return answer
-        return asyncio.run_coroutine_threadsafe(self._ask(request), self._loop).result(10)
-
-    async def _ask(self, request):
-        content = request.read()
-        inner = httpx.Request(request.method, request.url, headers=request.headers, content=content)
-        answer = await self._inner.handle_async_request(inner)
-        return httpx.Response(
-            answer.status_code, headers=answer.headers, content=await answer.aread()
-        )
 
 
 def client(engine=None, before=(), token=None, **options):
