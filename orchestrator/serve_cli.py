@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from serving.judge import JudgeSettings
     from serving.settings import ServeSettings
 
+_HANG_S = 120.0  # at least, for a step of the engine: the first ones compile
 _HELP = """\
 Serves a judge over HTTP: POST /v1/judge, /v1/rank, /v1/score and /v1/rewards/openrlhf, GET /health,
 /metrics and /openapi.json. Needs no Ray.
@@ -229,7 +230,7 @@ async def _serve(
             gate,
             listener,
             grace_s=settings.grace_s,
-            engine_died=engine.died,
+            engine_died=lambda: engine.died(max(settings.deadline_s, _HANG_S)),
             on_ready=say_ready,
         )
     finally:

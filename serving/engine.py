@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _START_S = 900.0
 _STOP_S = 30.0
 _CHECK_S = 1.0
-_HANG_S = 120.0  # without an iteration, of an engine that has work
 _NO_CONTEXT = "its config.json names no max_position_embeddings: give --context-tokens"
 
 
@@ -127,12 +126,12 @@ class Engine:
             for rollout in rollouts
         ]
 
-    async def died(self) -> None:
-        """Returns when the engine is dead, or hangs."""
+    async def died(self, hang_s: float) -> None:
+        """Returns when the engine is dead, or hangs: see `hung`."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         with suppress(EngineDeadError):
-            await hung(self._started().progress, lambda: self._running > 0)
+            await hung(self._started().progress, lambda: self._running > 0, hang_s)
 
     async def stop(self) -> None:
         """Ends the engine's processes."""
@@ -150,18 +149,19 @@ class Engine:
 async def hung(
     progress: Callable[[], Awaitable[int]],
     has_work: Callable[[], bool],
-    *,
+    hang_s: float,
     check_s: float = _CHECK_S,
-    hang_s: float = _HANG_S,
 ) -> None:
-    """Returns when the count of iterations stood still for `hang_s` seconds with work to do."""
-    seen, since = -1, 0.0
-    while True:
+    """Returns when the count of iterations stood still for `hang_s` seconds in which there was work
+    to do, of one request or of several after each other: each is given up at its deadline."""
+    seen, still_s, checked = -1, 0.0, time.monotonic()
+    while still_s <= hang_s:
         count, now = await progress(), time.monotonic()
-        if count != seen or not has_work():
-            seen, since = count, now
-        elif now - since > hang_s:
-            return
+        if count != seen:
+            seen, still_s = count, 0.0
+        elif has_work():
+            still_s += now - checked
+        checked = now
         await asyncio.sleep(check_s)
 
 

@@ -3,6 +3,7 @@ test_serving_end_to_end.py."""
 
 import asyncio
 import json
+from itertools import count, cycle, repeat
 
 import pytest
 
@@ -14,16 +15,17 @@ from serving.engine import ModelSettings, hung, make_judge
 @pytest.mark.parametrize(
     ("iterations", "has_work", "hangs"),
     [
-        (iter(lambda: 7, None), True, True),
-        (iter(lambda: 7, None), False, False),
-        (iter(range(10**9)), True, False),
+        (repeat(7), repeat(True), True),
+        (repeat(7), cycle([True, False]), True),  # requests that are given up, one after another
+        (repeat(7), repeat(False), False),
+        (count(), repeat(True), False),
     ],
 )
 async def test_an_engine_hangs_that_stands_still_with_work(iterations, has_work, hangs):
     async def progress():
         return next(iterations)
 
-    watching = asyncio.create_task(hung(progress, lambda: has_work, check_s=0.001, hang_s=0.05))
+    watching = asyncio.create_task(hung(progress, has_work.__next__, 0.05, check_s=0.001))
     await asyncio.wait([watching], timeout=5 if hangs else 0.3)
     assert watching.done() == hangs
     watching.cancel()
