@@ -106,6 +106,10 @@ def test_what_is_wrong_is_said(folder, capsys, tmp_path, monkeypatch):
     assert "no server answers at http://127.0.0.1:8000 (refused)" in capsys.readouterr().err
     assert main([str(folder)], transport=InProcess(None, [httpx.Response(404)])) == 1
     assert "/health answers 404" in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        main([str(folder), "--methods", "lot"])
-    assert "no lot: give of knockout" in capsys.readouterr().err
+    for flag, value, wrong in (
+        ("--methods", "lot", "no lot: give of knockout"),
+        ("--items", "0", "0: give a whole number, 1 or more"),
+    ):
+        with pytest.raises(SystemExit):
+            main([str(folder), flag, value])
+        assert wrong in capsys.readouterr().err

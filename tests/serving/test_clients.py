@@ -110,7 +110,7 @@ def test_trl_asks_at_once(references):
     given = {} if references is None else {"references": [references] * 12}
     rewards = TrlReward(client(engine), concurrency=4)(prompts, completions, **given)
     assert rewards == ([0.0, 1.0] * 6 if references is None else [1.0] * 12)
-    assert engine.most == 4
+    assert 1 < engine.most <= 4
 
 
 def test_verl(monkeypatch):
