@@ -142,6 +142,7 @@ async def _record(run: Run, index: int, step: int, evaluation: Evaluation) -> No
     known = {checkpoint.path for checkpoint in run.journal.checkpoints()}
     if before is not None and before.path not in known:
         await run.directory.in_background(run.directory.hide_checkpoint, before.path)
+        await run.directory.in_background(run.directory.sweep)
     run.telemetry.say(f"the best by {by} so far: {run.directory.place(path)}")
 
 

@@ -85,6 +85,13 @@ def test_it_is_found_wherever_the_driver_died(client, directory, owner, called, 
     check_ended(client, directory)
 
 
+def test_what_is_no_longer_the_best_is_gone(client, directory):
+    Measured(client, directory).run(3)
+    assert sorted(os.listdir(directory.checkpoints)) == ["step-000001", "step-000002"]
+    Measured(client, directory).run(4)
+    assert sorted(os.listdir(directory.checkpoints)) == ["step-000002", "step-000004"]
+
+
 def test_steps_that_are_taken_back_take_their_evaluations_along(client, directory):
     Measured(client, directory).run(5)
     journal = open_journal(client)
