@@ -28,7 +28,7 @@ def _flaw(request: GenerationRequest, index: int, rollout: Rollout) -> str | Non
         return f"it is sample {rollout.sample} of {rollout.presentation_uid}"
     if not 1 <= len(tokens) <= request.max_new_tokens:
         return f"{len(tokens)} tokens, where 1 to {request.max_new_tokens} were asked for"
-    if len(logprobs) != len(tokens):
+    if len(logprobs) != (len(tokens) if request.logprobs else 0):
         return f"{len(logprobs)} log-probabilities of {len(tokens)} tokens"
     if not np.isfinite(logprobs).all() or (logprobs > _TOLERANCE).any():
         return "log-probabilities that are none"

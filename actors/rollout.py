@@ -47,6 +47,7 @@ class GenerationRequest:
     seed: int  # of sample 0; sample i has seed + i
     temperature: float  # 0: greedy
     max_new_tokens: int
+    logprobs: bool = True  # of what is sampled; training needs them, judging does not
 
 
 _FIRST = -1  # priority of what does not wait for samples; theirs is 0
@@ -110,8 +111,8 @@ class RolloutWorker:
             temperature=request.temperature,
             seed=request.seed if request.temperature > 0 else None,
             max_tokens=request.max_new_tokens,
-            logprobs=0,
-            flat_logprobs=True,
+            logprobs=0 if request.logprobs else None,
+            flat_logprobs=request.logprobs,
             stop_token_ids=self._stop_token_ids,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
@@ -151,13 +152,16 @@ class RolloutWorker:
         self, request: GenerationRequest, sample: CompletionOutput, first_version: int
     ) -> Rollout:
         token_ids = np.asarray(sample.token_ids, dtype=np.int32)
-        logprobs: Any = sample.logprobs  # flat: one logprob a position, the sampled token's
+        logprobs = np.empty(0, np.float32)
+        if request.logprobs:
+            flat: Any = sample.logprobs  # one logprob a position, the sampled token's
+            logprobs = np.asarray(flat.logprobs, np.float32)[flat.start_indices]
         return Rollout(
             presentation_uid=request.presentation_uid,
             sample=sample.index,
             seed=request.seed + sample.index,
             token_ids=token_ids,
-            logprobs=np.asarray(logprobs.logprobs, dtype=np.float32)[logprobs.start_indices],
+            logprobs=logprobs,
             text=self._tokenizer.decode(token_ids, skip_special_tokens=True),
             finish_reason=FinishReason(sample.finish_reason or "abort"),
             weight_version_min=first_version,

@@ -95,7 +95,7 @@ class StandInWorker:
             sample=index,
             seed=request.seed + index,
             token_ids=ids,
-            logprobs=its[:length].astype(np.float32),
+            logprobs=its[: length if request.logprobs else 0].astype(np.float32),
             text=self._tokenizer.decode(ids, skip_special_tokens=True),
             finish_reason=FinishReason.STOP if len(ends) else FinishReason.LENGTH,
             weight_version_min=self._version,

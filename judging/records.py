@@ -94,7 +94,8 @@ class Rollout:
     sample: int  # index within its group
     seed: int
     token_ids: NDArray[np.int32]  # [tokens], without the prompt, with the end token if written
-    logprobs: NDArray[np.float32]  # [tokens], of the sampled tokens at the sampling temperature
+    # [tokens], of the sampled tokens at the sampling temperature; [0] if they were not asked for
+    logprobs: NDArray[np.float32]
     text: str  # decoded without special tokens
     finish_reason: FinishReason
     weight_version_min: int  # lowest weight version that wrote one of its tokens

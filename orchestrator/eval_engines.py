@@ -50,6 +50,7 @@ class EngineJudge:
             seed=vote_seed(self.seed, shown.uid) + task.votes.start,
             temperature=self.temperature,
             max_new_tokens=self.max_new_tokens,
+            logprobs=False,
         )
         rollouts = await self.fleet.generate(request)
         return [Answer(each.text, len(each.token_ids), each.finish_reason) for each in rollouts]

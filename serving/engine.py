@@ -108,6 +108,7 @@ class Engine:
             seed=seed,
             temperature=self._settings.engine.temperature if samples > 1 else 0.0,
             max_new_tokens=self._settings.engine.max_new_tokens,
+            logprobs=False,
         )
         worker = self._started()
         self._running += 1

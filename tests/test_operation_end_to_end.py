@@ -99,17 +99,16 @@ def test_a_worker_joins_and_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path, 
     assert json.loads((run / "summary.json").read_text())["status"] == "stopped"
     assert list((run / "open").iterdir())
 
-    again = subprocess.run(
-        [*command(tmp_path), "--resume", "asked"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert f"taking the run up in phase 2, after step {done}" in again.stdout
-    assert "taking up" in again.stdout  # finished groups
-    assert "replaying" not in again.stdout
-    assert len(steps(run)) == STEPS
-    assert workers(tmp_path, "add", "asked").returncode == 2  # it is over
+    assert workers(tmp_path, "add", "asked").returncode == 2  # nobody drives it
+    with log.open("w") as file:
+        again = [*command(tmp_path), "--resume", "asked"]
+        driver = subprocess.Popen(again, cwd=ROOT, stdout=file, stderr=file)
+    request.addfinalizer(driver.kill)
+    wait_until(lambda: len(steps(run)) > done, "a further step", driver, log)
+    driver.send_signal(signal.SIGTERM)
+    assert driver.wait(timeout=120) == 0, log.read_text()
+    said = log.read_text()
+    assert f"taking the run up in phase 2, after step {done}" in said
+    assert "taking up" in said  # finished groups
+    assert "replaying" not in said
+    assert [row["step"] for row in steps(run)] == list(range(1, len(steps(run)) + 1))
