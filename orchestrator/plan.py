@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from judging.errors import ConfigurationError
@@ -39,6 +39,10 @@ class PhasePlan:
     samples_per_step: int | None  # traces, rollouts or judgments
     new_tokens_per_step: int | None  # that the engines write, at most
     trained_tokens_per_step: int | None  # prompts and completions, at most
+    benchmarks: tuple[
+        str, ...
+    ] = ()  # that the weights are evaluated on, besides the held-out pairs
+    evaluated_every_steps: int | None = None  # of a phase that trains
 
     @property
     def updates(self) -> int | None:
@@ -133,11 +137,16 @@ def make_plan(config: RunConfig, facts: Facts) -> Plan:
 
 
 def _phase_plan(config: RunConfig, phase: Phase, parts: Parts | None, name: str) -> PhasePlan:
+    if phase.kind == "evaluate":
+        tokens = config.evaluation_tokens(phase.settings)
+        return _evaluate_plan(config, phase.settings, tokens, parts)
     if phase.kind == "distill":
-        return _distill_plan(config, phase.settings, parts)
-    if phase.kind == "reinforce":
-        return _reinforce_plan(config, phase.settings, parts, f"{name}.reinforce")
-    return _evaluate_plan(config, phase.settings, config.evaluation_tokens(phase.settings), parts)
+        plan = _distill_plan(config, phase.settings, parts)
+    else:
+        plan = _reinforce_plan(config, phase.settings, parts, f"{name}.reinforce")
+    if (every := config.evaluate.every_steps) is None:
+        return plan
+    return replace(plan, benchmarks=config.evaluate.benchmarks, evaluated_every_steps=every)
 
 
 def _distill_plan(config: RunConfig, settings: DistillSettings, parts: Parts | None) -> PhasePlan:
@@ -217,6 +226,7 @@ def _evaluate_plan(
         samples_per_step=judgments,
         new_tokens_per_step=None if judgments is None else judgments * new_tokens,
         trained_tokens_per_step=0,
+        benchmarks=settings.benchmarks,
     )
 
 
@@ -257,6 +267,14 @@ def _lines(plan: Plan) -> Iterator[str]:
 
 
 def _phase_line(phase: PhasePlan) -> str:
+    line, benchmarks = _work_line(phase), ", ".join(phase.benchmarks)
+    if phase.evaluated_every_steps is not None:
+        line += f"; evaluated every {_plural(phase.evaluated_every_steps, 'step')}"
+        return line + (f", also on {benchmarks}" if benchmarks else "")
+    return line + (f"; and on {benchmarks}" if benchmarks else "")
+
+
+def _work_line(phase: PhasePlan) -> str:
     if phase.kind == "evaluate":
         return (
             f"evaluate: {_number(phase.pairs)} pairs in both orders = "

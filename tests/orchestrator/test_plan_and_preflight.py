@@ -70,6 +70,13 @@ def test_an_evaluation_may_be_limited():
     assert (plan.phases[0].pairs, plan.phases[0].samples_per_step) == (10, 20)
 
 
+def test_the_plan_tells_what_is_evaluated_between_steps(tmp_path):
+    evaluate = {"every_steps": 20, "benchmarks": ["rmb"], "data": str(tmp_path)}
+    text = render_plan(make_plan(config_with(evaluate=evaluate), FACTS))
+    assert "new tokens; and on rmb\n" in text
+    assert text.count("; evaluated every 20 steps, also on rmb\n") == 2
+
+
 def test_without_the_data_counts_are_unknown_and_the_rest_stands():
     plan = make_plan(config_with(), replace(FACTS, parts=None))
     assert [phase.steps for phase in plan.phases] == [1, None, None]
