@@ -61,7 +61,9 @@ async def _evaluate(
     tokens, seed = run.config.evaluation_tokens(settings), run.config.run.seed
     groups = await _judge_heldout(run, index, settings.pairs, tokens)
     judged = judged_pairs(judgment for group in groups for judgment in group.judgments)
-    benchmarks = await _judge_benchmarks(run, settings, tokens) if settings.benchmarks else {}
+    benchmarks: dict[str, float] = {}
+    if settings.benchmarks:
+        benchmarks = await _judge_benchmarks(run, index, settings, tokens)
     result = evaluate_pairs(judged, seed=seed)
     evaluation = Evaluation(trained, run.steps, result, index, benchmarks)
     records = trace_records(groups)
@@ -82,11 +84,13 @@ async def _judge_heldout(run: Run, index: int, pairs: int | None, tokens: int) -
     return [group for unit in judged for group in unit]
 
 
-async def _judge_benchmarks(run: Run, settings: EvaluateSettings, tokens: int) -> dict[str, float]:
+async def _judge_benchmarks(
+    run: Run, index: int, settings: EvaluateSettings, tokens: int
+) -> dict[str, float]:
     """Their totals. What an earlier driver has had judged is not judged again."""
     config, model_path = run.config, run.material.model_path
     items = run.material.benchmarks[settings]
-    folder = run.directory.benchmarks(run.steps)
+    folder = run.directory.benchmarks(index, run.steps)
     folder.mkdir(parents=True, exist_ok=True)
     asked = EvalSettings(
         benchmarks=settings.benchmarks,

@@ -128,9 +128,9 @@ class RunDirectory:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def benchmarks(self, step: int) -> Path:
-        """What public benchmarks showed after `step` training steps."""
-        return self.path / _BENCHMARKS / f"step-{step:06d}"
+    def benchmarks(self, phase: int, step: int) -> Path:
+        """What public benchmarks showed in a phase, after `step` training steps of the run."""
+        return self.path / _BENCHMARKS / f"{phase}-step-{step:06d}"
 
     @property
     def batches(self) -> Path:
@@ -215,8 +215,8 @@ class RunDirectory:
         with atomic_writer(self.metrics) as file:
             for row in sorted(rows, key=lambda row: row["at_s"]):
                 file.write(json.dumps(row, allow_nan=False) + "\n")
-        for folder in self.path.glob(f"{_BENCHMARKS}/*"):
-            if folder > self.benchmarks(len(committed)):
+        for folder in self.path.glob(f"{_BENCHMARKS}/*-step-*"):
+            if int(folder.name.rpartition("-")[2]) > len(committed):
                 shutil.rmtree(folder, ignore_errors=True)
         traces = {self._trace(phase, row.phase, step) for (phase, step), row in committed.items()}
         for path in self.traces.glob("*/step-*.jsonl"):

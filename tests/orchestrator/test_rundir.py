@@ -129,7 +129,7 @@ def test_metrics_tell_of_committed_steps_alone(run):
         run.append_step(step_row(step))
     run.append_evaluation(evaluation("distill", 3, 0.7), 1003.5)
     for step in (2, 4):
-        run.benchmarks(step).mkdir(parents=True)
+        run.benchmarks(0, step).mkdir(parents=True)
     with run.metrics.open("a") as file:
         file.write('{"phase": "reinforce", "phase_i')  # a driver died here
     stands = evaluation("distill", 2, 0.6)
@@ -140,7 +140,7 @@ def test_metrics_tell_of_committed_steps_alone(run):
     assert [Evaluation.of_row(row) for row in evaluations] == [stands]
     run.keep_measured(committed, [(stands, 1002.5)])
     assert [row.step for row in run.read_measurements()[0]] == [1, 2, 3]
-    assert [path.name for path in run.benchmarks(0).parent.iterdir()] == ["step-000002"]
+    assert [path.name for path in run.benchmarks(0, 0).parent.iterdir()] == ["0-step-000002"]
 
 
 @pytest.mark.parametrize("run_id", ["", "..", "a/b", "/tmp/a", ".hidden", "a{b}", "a b", "a\n"])
