@@ -180,7 +180,7 @@ def simulated_run(tree: dict[str, Any], fleet: SimulatedFleet, step_s: float, **
 
 
 def material(config: RunConfig, pairs: int = 4096) -> Material:
-    return Material("", (), tuple(_pairs(pairs)), (), ())
+    return Material("", (), tuple(_pairs(pairs)), (), {}, ())
 
 
 def _pairs(count: int) -> Iterator[PairPrompts]:

@@ -88,7 +88,10 @@ class JudgmentLog:
             ConfigurationError: another process writes the file.
             DataError: a line is no judgment, or one is there twice.
         """
-        self._file = self._path.open("a", encoding="ascii")
+        try:
+            self._file = self._path.open("a", encoding="ascii")
+        except OSError as error:
+            raise self._refused(error) from error
         try:
             self._lock()
             cut_unfinished_line(self._path)
@@ -139,11 +142,14 @@ class JudgmentLog:
             self._file.write("".join(judgment_line(judgment) for judgment in judgments))
             self._file.flush()
         except OSError as error:
-            raise InfrastructureError(
-                f"cannot write {self._path}: {error.strerror or error}; what is in it is kept: "
-                "mend this, and begin again: it goes on"
-            ) from error
+            raise self._refused(error) from error
         self._judgments |= {judgment.key: judgment for judgment in judgments}
+
+    def _refused(self, error: OSError) -> InfrastructureError:
+        return InfrastructureError(
+            f"cannot write {self._path}: {error.strerror or error}; what is in it is kept: mend "
+            "this, and begin again: it goes on"
+        )
 
 
 async def judge_all(

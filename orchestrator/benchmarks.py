@@ -12,13 +12,28 @@ from evaluation.items import Item
 from evaluation.judgments import StoredJudgment
 from evaluation.outcome import Outcome, outcome_json, outcomes
 from evaluation.report import report_page
-from orchestrator.disk import atomic_writer
+from orchestrator.disk import atomic_writer, writing
 from orchestrator.eval_config import EvalSettings
 from orchestrator.eval_tables import report_of
 
+SETTINGS_FILE = "settings.json"
 JUDGMENTS_FILE, RESULTS_FILE, REPORT_FILE = "judgments.jsonl", "results.json", "report.html"
 FLIPS_SHOWN = 40  # of each benchmark, on the page
 QUEUED = 1.5  # requests in flight, of what the engines take at a time
+
+
+def make_folder(folder: Path, made_with: Mapping[str, int]) -> None:
+    """For judgments of a run's weights; none stay that were made with other settings.
+
+    Raises:
+        InfrastructureError: the disk does not take it.
+    """
+    path = folder / SETTINGS_FILE
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or json.loads(path.read_text("utf-8")) != made_with:
+            (folder / JUDGMENTS_FILE).unlink(missing_ok=True)
+            write_json(path, made_with)
 
 
 def write_outcomes(

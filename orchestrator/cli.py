@@ -12,6 +12,7 @@ import atexit
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -65,12 +66,18 @@ def program() -> NoReturn:
     One that still waits in native code, as Ray's do for a cluster that does not answer, can abort
     an interpreter that is being taken down.
     """
-    status = main()
+    status: Any = 1
+    try:
+        status = main()
+    except SystemExit as end:
+        status = end.code
+    except BaseException:
+        traceback.print_exc()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # closed, as by `gavel status | head`
             stream.flush()
-    os._exit(status)
+    os._exit(status or 0)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

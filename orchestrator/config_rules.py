@@ -247,13 +247,30 @@ def _evaluations(config: RunConfig) -> Iterator[str]:
                 f"a phase has evaluate.every_steps ({settings.every_steps}), which is about the "
                 "phases that train: set it in the section evaluate"
             )
-    by = config.checkpoint.best_by
-    if by is not None and not config.evaluations:
+    if (by := config.checkpoint.best_by) is not None:
+        yield from _best_by(config, by)
+
+
+def _best_by(config: RunConfig, by: str) -> Iterator[str]:
+    kinds = [phase.kind for phase in config.phases]
+    trains = [index for index, kind in enumerate(kinds) if kind != "evaluate"]
+    is_last = not trains or "evaluate" not in kinds[trains[0] :]
+    if config.evaluate.every_steps is None and is_last:
         yield (
-            f"checkpoint.best_by is {by}, but nothing is evaluated: set evaluate.every_steps, or "
-            "add evaluate to phases"
+            f"checkpoint.best_by is {by}, but nothing is evaluated after training: set "
+            "evaluate.every_steps, or add evaluate to phases"
         )
-    if by in get_args(Benchmark):
+    is_benchmark = by in get_args(Benchmark)
+    alike = ("max_new_tokens", "items", "data") if is_benchmark else ("max_new_tokens", "pairs")
+    for name in alike:
+        values = dict.fromkeys(getattr(settings, name) for settings in config.evaluations)
+        if len(values) > 1:
+            yield (
+                f"checkpoint.best_by is {by}, but evaluate.{name} is "
+                f"{' in one evaluation and '.join(map(str, values))} in another, whose scores "
+                f"cannot be compared: set evaluate.{name} for all of them"
+            )
+    if is_benchmark:
         without = [each for each in config.evaluations if by not in each.benchmarks]
         if without:
             yield (

@@ -13,7 +13,7 @@ from evaluation.harness import JudgmentLog, judge_all, missing, presentations
 from evaluation.metrics import evaluate_pairs, judged_pairs
 from judging.errors import DataError
 from judging.prompts import load_template
-from orchestrator.benchmarks import JUDGMENTS_FILE, QUEUED, write_outcomes
+from orchestrator.benchmarks import JUDGMENTS_FILE, QUEUED, make_folder, write_outcomes
 from orchestrator.commits import write_checkpoint
 from orchestrator.config import EvaluatePhase, EvaluateSettings
 from orchestrator.eval_config import EvalSettings
@@ -47,6 +47,7 @@ async def evaluate_if_due(
     is_next = index + 1 < len(phases) and phases[index + 1].kind == "evaluate"
     if step == steps and is_next:
         return
+    run.stop.check()  # a driver that takes the run up evaluates here
     await _evaluate(run, index, step, kind, settings)
 
 
@@ -56,7 +57,9 @@ async def _evaluate(
     """Once, whichever driver it is; `step` is that of the phase."""
     if any((made.made_in, made.step) == (index, run.steps) for made in run.evaluations):
         return
-    if trained == "distill" and step:  # whose steps publish nothing
+    if step:
+        run.telemetry.say(f"evaluating the weights after step {step}")
+    if step and trained == "distill":  # whose steps publish nothing
         await on_learners(run, run.publisher.publish)
     tokens, seed = run.config.evaluation_tokens(settings), run.config.run.seed
     groups = await _judge_heldout(run, index, settings.pairs, tokens)
@@ -79,9 +82,20 @@ async def _judge_heldout(run: Run, index: int, pairs: int | None, tokens: int) -
     units: list[Unit] = [tuple(each.by_order.values()) for each in run.material.heldout[:pairs]]
     sampling = Sampling(1, 0.0, tokens, run.config.run.seed)
     judge = UnitJudge(run.fleet, run.panel, run.telemetry, sampling)
-    judging = asyncio.gather(*(judge.judge(unit, f"{index}", None) for unit in units))
-    judged = await run.stop.while_waited_for(judging)
-    return [group for unit in judged for group in unit]
+    room = asyncio.Semaphore(max(1, _in_flight(run) // 2))  # of both orders
+
+    async def judged(unit: Unit) -> list[Group]:
+        async with room:
+            return await judge.judge(unit, f"{index}", None)
+
+    found = await run.stop.while_waited_for(asyncio.gather(*map(judged, units)))
+    return [group for unit in found for group in unit]
+
+
+def _in_flight(run: Run) -> int:
+    """Requests at a time: more than the engines take, but none that waits for long."""
+    rollout = run.config.rollout
+    return round(rollout.workers * rollout.max_concurrent_sequences * QUEUED)
 
 
 async def _judge_benchmarks(
@@ -91,7 +105,8 @@ async def _judge_benchmarks(
     config, model_path = run.config, run.material.model_path
     items = run.material.benchmarks[settings]
     folder = run.directory.benchmarks(index, run.steps)
-    folder.mkdir(parents=True, exist_ok=True)
+    limits = {"max_new_tokens": tokens, "max_prompt_tokens": config.data.max_prompt_tokens}
+    make_folder(folder, limits)
     asked = EvalSettings(
         benchmarks=settings.benchmarks,
         data=None if settings.data is None else Path(settings.data),
@@ -101,7 +116,7 @@ async def _judge_benchmarks(
     judge = EngineJudge(
         run.fleet,
         load_template(config.judge.template),
-        load_tokenizer(config, model_path),
+        await asyncio.to_thread(load_tokenizer, config, model_path),
         max_prompt_tokens=config.data.max_prompt_tokens,
         max_new_tokens=tokens,
         temperature=0.0,
@@ -109,13 +124,12 @@ async def _judge_benchmarks(
     )
     pairs = (each.pair for item in items for each in item.comparisons)
     shown = presentations(pairs, protocol=asked.protocol, seed=asked.seed)
-    in_flight = round(config.rollout.workers * config.rollout.max_concurrent_sequences * QUEUED)
     with JudgmentLog(folder / JUDGMENTS_FILE) as log:
         judging = judge_all(
             missing(shown, asked.votes, log.has),
             judge,
             log,
-            in_flight=in_flight,
+            in_flight=_in_flight(run),
             strict_tail=config.judge.strict_tail,
             show=lambda judgments: run.telemetry.vitals.sign(),
         )
@@ -128,8 +142,8 @@ async def _judge_benchmarks(
     if missed := [name for name in settings.benchmarks if name not in totals]:
         raise DataError(
             f"all prompts of {', '.join(missed)} are longer than {config.data.max_prompt_tokens:,} "
-            "tokens (data.max_prompt_tokens): take it out of evaluate.benchmarks, or begin anew "
-            "with a higher limit"
+            "tokens (data.max_prompt_tokens): take it out of evaluate.benchmarks, and go on with "
+            "--resume"
         )
     return dict(totals)
 
@@ -147,7 +161,7 @@ async def _record(run: Run, index: int, step: int, evaluation: Evaluation) -> No
     if before is not None and before.path not in known:
         await run.directory.in_background(run.directory.hide_checkpoint, before.path)
         await run.directory.in_background(run.directory.sweep)
-    run.telemetry.say(f"the best by {by} so far: {run.directory.place(path)}")
+    run.telemetry.say(f"kept as the best by {by}: {run.directory.place(path)}")
 
 
 def _is_better(score: float, by: str, best: Best | None) -> bool:

@@ -164,7 +164,8 @@ def _disk(subject: Subject) -> Row:
         return doctor.judge_disk(folder, free, None, 0)
     each = DTYPE_BYTES[config.model.dtype] + ADAM_BYTES + MASTER_BYTES
     ends = sum(phase.kind != "evaluate" for phase in config.phases)
-    count = config.checkpoint.keep + ends + 1  # one is written before another goes
+    best = config.checkpoint.best_by is not None
+    count = config.checkpoint.keep + best + ends + 1  # one is written before another goes
     return doctor.judge_disk(folder, free, parameters * each, count)
 
 

@@ -69,6 +69,12 @@ def _evaluation_sets(
         for name in settings.benchmarks
         if settings.data is not None and Path(settings.data).exists()
     }
+    on_hub = {n: None for e in config.evaluations if e.data is None for n in e.benchmarks}
+    if on_hub:
+        notes.append(
+            f"overlap: not compared with {', '.join(on_hub)} of the hub: name the folder of its "
+            "files in evaluate.data or data.overlap_with"
+        )
     for name, path in evaluated:
         yield _benchmark_set(name, read_benchmark(name, path))
     for path in config.data.overlap_with:

@@ -6,6 +6,7 @@ take the steps after it once more, from the batches on disk.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,9 +47,13 @@ MAY_CHANGE = (
     "store.url",
     "store.patience_s",
     "checkpoint.",
+    "evaluate.",
     "output.",
     "run.dir",
 )
+
+
+_OF_EVALUATION = re.compile(r"phases\.\d+\.evaluate\.")
 
 
 def run_to_resume(config: RunConfig, run_id: str) -> str:
@@ -107,10 +112,12 @@ def settle(
     May be done again after a crash at any point of it.
     """
     told: list[str] = []
+    ends = (lost.steps + lost.step for lost in position.rebuilds)
+    written_again = {directory.checkpoint_name(step) for step in ends}
     for damage in position.damaged:
         aside = directory.set_aside(damage.path)
         data = {"path": damage.path, "what": damage.what, "aside": aside}
-        is_best = damage.path in _best_paths(journal)
+        is_best = damage.path in _best_paths(journal) and damage.path not in written_again
         gone = {"checkpoints": [damage.path]}
         journal.take_back("checkpoint_damaged", data, gone, {"best": None} if is_best else {})
         where = f"; it is now {aside}" if aside else ""
@@ -230,13 +237,17 @@ def check_unchanged(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed = [
         f"  {key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not key.startswith(MAY_CHANGE)
+        if before.get(key) != after.get(key) and not _may_change(key)
     ]
     if changed:
         raise ConfigurationError(
             "the run was begun with another configuration, and these keys would change what is "
             "already done:\n" + "\n".join(changed) + "\nset them back, or choose another run id"
         )
+
+
+def _may_change(key: str) -> bool:
+    return key.startswith(MAY_CHANGE) or _OF_EVALUATION.match(key) is not None
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

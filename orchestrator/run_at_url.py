@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 ANSWER_S = 300.0  # for the files of one commit, or what changed since the last checkpoint
 CHECK_S = 3600.0  # to read a checkpoint
+_READ = ("config.yaml", "summary.json", "metrics.jsonl")
 _ELSEWHERE = ("journal", "batches", "checkpoints", "model")  # not copied with the rest
 
 
@@ -199,6 +200,7 @@ class RunAtUrl(RunDirectory):
                 path.unlink(missing_ok=True)
 
     def _pull(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        shutil.rmtree(self.path / "benchmarks", ignore_errors=True)  # of weights taken back since
         for name in _needed(found):
             path, size_bytes = self.path / name, int(found[name]["size"])
             here_bytes = path.stat().st_size if path.exists() else -1
@@ -237,5 +239,6 @@ def _needed(found: Iterable[str]) -> Iterator[str]:
     yield from last.values()
     for name in found:
         is_open_work = name.startswith("open/") and name.endswith(".safetensors")
-        if is_open_work or name in ("config.yaml", "summary.json", "metrics.jsonl"):
+        is_benchmark = name.startswith("benchmarks/")
+        if is_open_work or is_benchmark or name in _READ:
             yield name

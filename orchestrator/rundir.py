@@ -216,7 +216,8 @@ class RunDirectory:
             for row in sorted(rows, key=lambda row: row["at_s"]):
                 file.write(json.dumps(row, allow_nan=False) + "\n")
         for folder in self.path.glob(f"{_BENCHMARKS}/*-step-*"):
-            if int(folder.name.rpartition("-")[2]) > len(committed):
+            step = folder.name.rpartition("-")[2]
+            if step.isdecimal() and int(step) > len(committed):
                 shutil.rmtree(folder, ignore_errors=True)
         traces = {self._trace(phase, row.phase, step) for (phase, step), row in committed.items()}
         for path in self.traces.glob("*/step-*.jsonl"):

@@ -44,12 +44,14 @@ class UnitJudge:
 
         Without `weights`, as in evaluation, the score is the verdict's correctness alone.
         """
-        rollouts = await asyncio.gather(*(self._sample(prompt, place) for prompt in unit))
+        is_trained = weights is not None
+        samples = (self._sample(prompt, place, logprobs=is_trained) for prompt in unit)
+        rollouts = await asyncio.gather(*samples)
         sampled = [(p.presentation, r) for p, r in zip(unit, rollouts, strict=True)]
         with self.telemetry.span("score"):
             return await self.panel.score(sampled, weights)
 
-    async def _sample(self, prompt: JudgePrompt, place: str) -> list[Rollout]:
+    async def _sample(self, prompt: JudgePrompt, place: str, *, logprobs: bool) -> list[Rollout]:
         uid = prompt.presentation.uid
         request = GenerationRequest(
             presentation_uid=uid,
@@ -58,6 +60,7 @@ class UnitJudge:
             seed=_seed(self.sampling.seed, place, uid),
             temperature=self.sampling.temperature,
             max_new_tokens=self.sampling.max_new_tokens,
+            logprobs=logprobs,
         )
         with self.telemetry.span("generate"):
             return await self.fleet.generate(request)

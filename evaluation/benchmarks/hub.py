@@ -30,6 +30,7 @@ def hub_files(benchmark: Benchmark) -> list[Path]:
             f"{benchmark}: its authors do not publish it on the Hugging Face hub: fetch its "
             "repository, and name the folder"
         )
+    import httpx
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -37,7 +38,7 @@ def hub_files(benchmark: Benchmark) -> list[Path]:
     patterns = [f"*{suffix}" for suffix in SUFFIXES]
     try:
         folder = Path(snapshot_download(repository, repo_type="dataset", allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, httpx.HTTPError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise DataError(
             f"{benchmark}: {repository} cannot be fetched from the Hugging Face hub ({reason}): "

@@ -9,6 +9,7 @@ from run_samples import evaluation
 from small_run import PHASE, STEPS, Driver, dies, open_journal
 
 from orchestrator import evaluating
+from orchestrator.benchmarks import JUDGMENTS_FILE, make_folder
 from orchestrator.checkpoints import find_damage
 from orchestrator.config import EvaluateSettings
 from orchestrator.config_loading import load_config
@@ -123,6 +124,31 @@ def test_the_best_is_forgotten_with_its_steps(client, directory):
     assert (directory.path / best.path).is_dir()
 
 
+def test_a_checkpoint_that_is_written_again_stays_the_best(client, directory):
+    """The last of a phase, damaged while a later phase goes on."""
+    Measured(client, directory).run()
+    journal = open_journal(client)
+    last = evaluation("distill", STEPS, 0.9, made_in=PHASE + 1)
+    best = Best(name(STEPS), STEPS, "accuracy", 0.9)
+    journal.record_evaluation(last, best)
+    (directory.path / name(STEPS) / "model.safetensors").write_text("spoilt")
+    driver = Measured(client, directory)
+    assert [lost.step for lost in driver.position.rebuilds] == [STEPS]
+    driver.run()
+    assert journal.best() == best
+    assert find_damage(directory.path / name(STEPS)) is None
+
+
+def test_benchmarks_are_not_mixed_with_those_of_other_settings(tmp_path):
+    folder = tmp_path / "2-step-000010"
+    make_folder(folder, {"max_new_tokens": 64})
+    (folder / JUDGMENTS_FILE).write_text("made\n")
+    make_folder(folder, {"max_new_tokens": 64})
+    assert (folder / JUDGMENTS_FILE).exists()
+    make_folder(folder, {"max_new_tokens": 32})
+    assert not (folder / JUDGMENTS_FILE).exists()
+
+
 async def test_when_weights_are_evaluated(monkeypatch):
     made = []
 
@@ -134,7 +160,7 @@ async def test_when_weights_are_evaluated(monkeypatch):
         QUICKSTART,
         ["evaluate.every_steps=2", "phases=[distill, {evaluate: {pairs: 3}}, reinforce]"],
     )
-    run = SimpleNamespace(config=config)
+    run = SimpleNamespace(config=config, stop=SimpleNamespace(check=lambda: None))
     for step in range(7):
         await evaluating.evaluate_if_due(run, 0, "distill", step, 6)
         await evaluating.evaluate_if_due(run, 2, "reinforce", step, 6)

@@ -121,6 +121,14 @@ def refusal(path, *overrides):
             ["checkpoint.best_by", "evaluate.every_steps"],
         ),
         (
+            ["checkpoint.best_by=accuracy", "phases=[evaluate, distill]"],
+            ["checkpoint.best_by", "after training"],
+        ),
+        (
+            ["checkpoint.best_by=accuracy", "phases=[distill, evaluate, {evaluate: {pairs: 5}}]"],
+            ["evaluate.pairs is None in one evaluation and 5 in another"],
+        ),
+        (
             ["phases=[distill, {evaluate: {every_steps: 5}}]"],
             ["evaluate.every_steps (5)", "the phases that train"],
         ),

@@ -143,7 +143,10 @@ def test_what_changes_only_where_and_how_fast_may_change():
     then = config_tree(load_config(QUICKSTART))
     now = load_config(
         QUICKSTART,
-        ["rollout.workers=1", "learner.ranks=1", "output.samples=0", "deadlines.train_s=9"],
+        [
+            *("rollout.workers=1", "learner.ranks=1", "output.samples=0", "deadlines.train_s=9"),
+            *("evaluate.every_steps=5", "evaluate.pairs=9", "checkpoint.best_by=accuracy"),
+        ],
     )
     check_unchanged(then, config_tree(now))
 
