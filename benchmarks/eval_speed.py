@@ -68,7 +68,8 @@ def evaluated(options: argparse.Namespace) -> float:
 
 def asked(options: argparse.Namespace) -> list[str]:
     named = ["--bench", options.bench, "--data", str(options.data), "--limit", str(options.limit)]
-    return [options.model, *options.overrides, *named]
+    # A checkpoint is asked as its run asked it, which may have had several engines.
+    return [options.model, *options.overrides, "rollout.workers=1", *named]
 
 
 def run(*arguments: str) -> str:
