@@ -46,6 +46,12 @@ def _printable(part: Any) -> Any:
     return printable(part) if type(part) is str else part  # not the markup of our own pictures
 
 
+def label(text: str, chars: int = 34) -> str:
+    """Untrusted text as matplotlib shows it: no mathematics, no control characters."""
+    shown = printable(text).replace("$", r"\$")
+    return shown if len(shown) <= chars else f"{shown[: chars - 3]}..."
+
+
 def new_figure(width: float = 5.2, height: float = 3.0) -> tuple[Figure, Axes]:
     """A figure of that many inches, with one pair of axes."""
     from matplotlib.figure import Figure  # without pyplot, which would keep global state

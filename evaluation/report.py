@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from evaluation.flips import Flip
 from evaluation.items import Benchmark
-from evaluation.page import COLOURS, INK, SOFT, Chart, new_figure, render_page, svg
+from evaluation.page import COLOURS, INK, SOFT, Chart, label, new_figure, render_page, svg
 from evaluation.published import Disagreement, PublishedTable, disagreements, published_for
 from evaluation.statistics import CurvePoint, Estimate, JudgeStatistics
-from judging.display import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -142,12 +141,6 @@ def _with_chart(table: Table, number: int) -> tuple[Table, Chart | None]:
     return table, _intervals(table, f"table-{number}") if shown else None
 
 
-def _label(text: str, chars: int = 34) -> str:
-    """Untrusted text as matplotlib shows it: no mathematics, no control characters."""
-    shown = printable(text).replace("$", r"\$")
-    return shown if len(shown) <= chars else f"{shown[: chars - 3]}..."
-
-
 def _intervals(table: Table, salt: str) -> Chart:
     figure, axes = new_figure(height=0.7 + 0.24 * max(3, len(table.rows)))
     shown = [(place, row.estimate) for place, row in enumerate(table.rows) if row.estimate]
@@ -163,7 +156,7 @@ def _intervals(table: Table, salt: str) -> Chart:
         elinewidth=1.1,
         capsize=2.5,
     )
-    axes.set_yticks(range(len(table.rows)), [_label(row.name) for row in table.rows])
+    axes.set_yticks(range(len(table.rows)), [label(row.name) for row in table.rows])
     axes.invert_yaxis()
     axes.set_ylim(len(table.rows) - 0.4, -0.6)
     axes.set_xlim(0, 1.02)
@@ -194,13 +187,13 @@ def _heat_map(heat_map: HeatMap, salt: str) -> Chart:
             at = (column + 0.5, row + 0.5)
             axes.text(*at, f"{value:.3f}", ha="center", va="center", color=colour)
     columns, rows = heat_map.column_names, heat_map.row_names
-    axes.set_xticks([place + 0.5 for place in range(len(columns))], [_label(n) for n in columns])
-    axes.set_yticks([place + 0.5 for place in range(len(rows))], [_label(n) for n in rows])
+    axes.set_xticks([place + 0.5 for place in range(len(columns))], [label(n) for n in columns])
+    axes.set_yticks([place + 0.5 for place in range(len(rows))], [label(n) for n in rows])
     axes.invert_yaxis()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xlabel(_label(heat_map.column_title))
-    axes.set_ylabel(_label(heat_map.row_title))
+    axes.set_xlabel(label(heat_map.column_title))
+    axes.set_ylabel(label(heat_map.row_title))
     return Chart(heat_map.title, heat_map.caption, svg(figure, salt))
 
 
@@ -224,7 +217,7 @@ def _votes_chart(curves: Mapping[str, Sequence[CurvePoint]]) -> Chart:
             marker="o",
             markersize=3,
             linewidth=1.6,
-            label=_label(name),
+            label=label(name),
         )
     _whole_numbers(axes)
     axes.set_xlabel("votes in each order")

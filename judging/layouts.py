@@ -134,6 +134,28 @@ def _read_chosen_rejected(row: Row, place: str, source: str) -> PreferencePair:
     )
 
 
+def _read_code_preference(row: Row, place: str, source: str) -> PreferencePair:
+    """Rows of Code-Preference-Pairs of Vezora."""
+    question, chosen, rejected = (
+        text_field(row[name], place, name) for name in ("input", "accepted", "rejected")
+    )
+    return make_pair((Message("user", question),), chosen, rejected, place, source=source)
+
+
+def _read_step_dpo(row: Row, place: str, source: str) -> PreferencePair:
+    """Rows of Math-Step-DPO-10K: the steps that both answers share, and how each goes on.
+
+    Its columns chosen and rejected hold the next step only.
+    """
+    shared = text_field(row["initial_reason_steps"], place, "initial_reason_steps")
+    chosen, rejected = (
+        shared + text_field(row[name], place, name) for name in ("full_chosen", "full_rejected")
+    )
+    category = _optional_text(row, "dataset", place)
+    conversation = _prompt(row["prompt"], place)
+    return make_pair(conversation, chosen, rejected, place, source=source, category=category)
+
+
 def _prompt(value: Any, place: str) -> tuple[Message, ...]:
     if value is None:
         return ()
@@ -237,6 +259,16 @@ def make_pair(
 LAYOUTS = (
     Layout("RMB", frozenset({"conversation_input", "chosen", "reject"}), _read_rmb),
     Layout("RM-R1", frozenset({"context_messages", "winner"}), _read_rm_r1),
+    Layout(
+        "Math-Step-DPO",
+        frozenset({"prompt", "initial_reason_steps", "full_chosen", "full_rejected"}),
+        _read_step_dpo,
+    ),
+    Layout(
+        "Code-Preference-Pairs",
+        frozenset({"input", "accepted", "rejected"}),
+        _read_code_preference,
+    ),
     Layout(
         "chosen/rejected, as text with prompt or as message lists",
         frozenset({"chosen", "rejected"}),

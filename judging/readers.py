@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -34,32 +34,48 @@ class ReadReport:
     empty: int = 0  # an answer or the last user turn is blank
     duplicate: int = 0  # the same pair again
     no_verdict: int = 0  # a trace that names no clear verdict, and so no preferred answer
+    # What `judging.mixing` leaves out, of which the reader knows the first only.
+    excluded: int = 0  # by a filter of columns
+    near_duplicate: int = 0
+    over_limit: int = 0
+    over_weight: int = 0
 
     @property
     def dropped(self) -> int:
         return self.rows - self.kept
 
+    def reasons(self) -> dict[str, int]:
+        """The rows left out, by why."""
+        counts = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        return {name.replace("_", " "): count for name, count in counts.items() if count}
+
     def __str__(self) -> str:
-        counts = ((field.name, getattr(self, field.name)) for field in fields(self)[2:])
-        reasons = ", ".join(
-            f"{count:,} {name.replace('_', ' ')}" for name, count in counts if count
-        )
+        reasons = ", ".join(f"{count:,} {name}" for name, count in self.reasons().items())
         left_out = f", {self.dropped:,} left out ({reasons})" if reasons else ""
         return f"{self.kept:,} of {self.rows:,} rows kept{left_out}"
 
 
-def read_pairs(path: str | Path, report: ReadReport | None = None) -> Iterator[PreferencePair]:
+def read_pairs(
+    path: str | Path,
+    report: ReadReport | None = None,
+    *,
+    source: str | None = None,
+    wanted: Callable[[Row, str], bool] | None = None,
+) -> Iterator[PreferencePair]:
     """Every usable pair of a file, or of the files below a folder, in a fixed order.
 
     The layout of each file is known by its first row. Identical or blank answers, repeated pairs
-    and traces without a verdict are left out and counted in `report`.
+    and traces without a verdict are left out and counted in `report`, and so are rows of which
+    `wanted` says no, which is given each with its place. Pairs that name no source are of
+    `source`, or of the file's name.
 
     Raises:
         DataError: at once for a path with nothing to read, and during iteration for a file that is
             empty, malformed, of an unknown layout or with a wrong value (file and line are named),
             or if no pair is left.
     """
-    return _read_files(data_files(Path(path)), ReadReport() if report is None else report)
+    files = data_files(Path(path))
+    return _read_files(files, ReadReport() if report is None else report, source, wanted)
 
 
 def write_pairs(path: str | Path, pairs: Iterable[PreferencePair]) -> int:
@@ -115,7 +131,12 @@ def data_files(path: Path) -> list[Path]:
     return files
 
 
-def _read_files(files: list[Path], report: ReadReport) -> Iterator[PreferencePair]:
+def _read_files(
+    files: list[Path],
+    report: ReadReport,
+    source: str | None,
+    wanted: Callable[[Row, str], bool] | None,
+) -> Iterator[PreferencePair]:
     seen: set[str] = set()
     for file in files:
         layout: Layout | None = None
@@ -128,7 +149,10 @@ def _read_files(files: list[Path], report: ReadReport) -> Iterator[PreferencePai
                     " remove the row"
                 )
             report.rows += 1
-            pair = layout.read(row, place, file.stem)
+            if wanted is not None and not wanted(row, place):
+                report.excluded += 1
+                continue
+            pair = layout.read(row, place, source or file.stem)
             if pair is None:
                 report.no_verdict += 1
             elif _is_usable(pair, seen, report):

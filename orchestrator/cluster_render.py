@@ -68,7 +68,14 @@ def on_cluster(config: RunConfig, name: str) -> RunConfig:
             for key in ("path", "distill_path", "heldout_path")
             if (path := getattr(config.data, key)) is not None
         }
-        | {"overlap_with": tuple(str(RUNS_MOUNT / path) for path in config.data.overlap_with)},
+        | {
+            "sources": config.data.sources
+            and {
+                name: replace(source, path=str(RUNS_MOUNT / source.path))
+                for name, source in config.data.sources.items()
+            },
+            "overlap_with": tuple(str(RUNS_MOUNT / path) for path in config.data.overlap_with),
+        },
     }
     sections = {
         section: getattr(config, section).model_copy(update=update)

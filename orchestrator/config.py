@@ -25,6 +25,8 @@ from pydantic_core import core_schema
 from actors.settings import Deadlines, PlacementSettings, PublicationSettings, RolloutSettings
 from actors.urls import Place, place_of
 from evaluation.items import Benchmark
+from judging.duplicates import SIMILARITY
+from judging.mixing import Source
 from judging.quickstart import QuickstartTask
 from learning.settings import (
     DistillSettings,
@@ -73,9 +75,16 @@ class ModelSection(Section):
 
 
 class DataSection(Section):
-    """The preference pairs: exactly one of `path` and `generate`."""
+    """The preference pairs: exactly one of `path`, `sources` and `generate`.
+
+    What is said of `path` below goes for the mix of `sources` too.
+    """
 
     path: str | None = None  # file or folder of pairs for training
+    sources: Mapping[str, Source] | None = None  # by name: several, mixed
+    # Of the mix: pairs of which conversation and answers are each alike from this Jaccard index of
+    # runs of 5 words on are left out but for the first; null keeps them.
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = SIMILARITY
     generate: QuickstartTask | None = None  # problems made when the run starts
     distill_path: str | None = None  # pairs with traces; then all of `path` is for reinforcement
     heldout_path: str | None = None  # pairs for evaluation; then none of `path` is held out

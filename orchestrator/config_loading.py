@@ -166,6 +166,11 @@ def _settle_paths(tree: Tree, folder: Path) -> None:
             values[key] = _settled(value, folder)
         elif isinstance(value, list):
             values[key] = [_settled(v, folder) if isinstance(v, str) else v for v in value]
+    data = tree.get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    for source in sources.values() if isinstance(sources, dict) else ():
+        if isinstance(source, dict) and isinstance(path := source.get("path"), str):
+            source["path"] = _settled(path, folder)
 
 
 def _settled(path: str, folder: Path) -> str:
@@ -250,8 +255,8 @@ def _message(name: str, error: ErrorDetails, origins: Mapping[str, str]) -> str:
     if error["type"] in _UNKNOWN:
         near = _nearest(_of_section(name))
         return f"{place}unknown key {name}" + (f": did you mean {near}?" if near else "")
-    if error["type"] == "missing":  # an entry of a list of fixed length
-        return f"{place}{name} is missing"
+    if error["type"] == "missing":  # a source's path, or an entry of a list of fixed length
+        return f"{place}{name} is missing: add it"
     expected = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Input should be ")
     return f"{place}{name} is {_shown(error['input'])}: it must be {expected}"
 
@@ -307,6 +312,13 @@ def _keys_of(kind: type, prefix: str) -> Iterator[str]:
     )
     for name in names:
         yield f"{prefix}{name}"
-        for part in (hints[name], *get_args(hints[name])):
+        for part in _parts_of(hints[name]):
             if isinstance(part, type) and (is_dataclass(part) or issubclass(part, BaseModel)):
                 yield from _keys_of(part, f"{prefix}{name}.")
+
+
+def _parts_of(hint: Any) -> Iterator[Any]:
+    """The types that a hint is made of: `Mapping[str, X] | None` has X."""
+    yield hint
+    for part in get_args(hint):
+        yield from _parts_of(part)

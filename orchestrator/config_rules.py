@@ -27,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 def contradictions(config: RunConfig) -> list[str]:
     """All contradictions of `config`, one line each; empty if it can run."""
     rules = (
-        *(_sources, _urls, _parts, _lengths, _engines, _workers, _learner, _placement),
+        *(_sources, _mix, _urls, _parts, _lengths, _engines, _workers, _learner, _placement),
         *(_rewards, _evaluations, _phases),
     )
     return [problem for rule in rules for problem in rule(config)]
@@ -47,12 +47,34 @@ def _sources(config: RunConfig) -> Iterator[str]:
             f"model.revision ({model.revision}) names a revision on the hub, but model.make makes "
             "the model here: leave one of them out"
         )
-    if data.path is None and data.generate is None:
-        yield "neither data.path nor data.generate is set: set one of them"
-    if data.path is not None and data.generate is not None:
+    origins = ("path", "sources", "generate")
+    given = [f"data.{name}" for name in origins if getattr(data, name) is not None]
+    if not given:
+        yield "none of data.path, data.sources and data.generate is set: set one of them"
+    if len(given) > 1:
+        both = "both" if len(given) == 2 else "all"
         yield (
-            f"data.path ({data.path}) and data.generate are both set: keep one of them "
-            "(data.generate=null takes the pairs from data.path)"
+            f"{' and '.join(given)} are {both} set: keep one of them "
+            f"({given[-1]}=null takes the pairs from {given[0]})"
+        )
+
+
+def _mix(config: RunConfig) -> Iterator[str]:
+    sources = config.data.sources
+    if sources is None:
+        return
+    if not sources:
+        yield "data.sources names no source: add one, e.g. {code: {path: data/code}}"
+    if unfit := [name for name in sources if not _NAME.fullmatch(name)]:
+        yield (
+            f"data.sources.{unfit[0]}: a source's name is a letter, then letters, digits, - and _: "
+            "rename it"
+        )
+    without = [name for name, source in sources.items() if source.weight is None]
+    if 0 < len(without) < len(sources):
+        yield (
+            f"data.sources.{without[0]} has no weight, but other sources have one: a weight is a "
+            "share against the others', so set it for every source, or for none"
         )
 
 

@@ -99,6 +99,7 @@ def absent_data(config: RunConfig) -> dict[str, str]:
     data = config.data
     needed = {
         "data.path": data.path,
+        **{f"data.sources.{name}.path": each.path for name, each in (data.sources or {}).items()},
         "data.distill_path": data.distill_path,
         "data.heldout_path": data.heldout_path,
         **{f"data.overlap_with[{i}]": path for i, path in enumerate(data.overlap_with)},

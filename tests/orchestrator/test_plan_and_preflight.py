@@ -387,7 +387,7 @@ def test_pairs_on_this_machine_are_counted_in_their_parts(tmp_path):
     parts = gather_facts(config).parts
     assert parts is not None
     assert parts.reinforce + parts.heldout == 100
-    assert "200 of 200 rows" in parts.notes[0]
+    assert "100 of 200 rows kept, 100 left out (100 over limit)" in parts.notes[0]
 
 
 def test_distillation_without_any_trace_is_refused(tmp_path):
