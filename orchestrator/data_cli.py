@@ -97,9 +97,7 @@ def _renderables(summary: DataSummary) -> Iterator[RenderableType]:
 
 
 def _source_table(summary: DataSummary) -> Table:
-    reasons = list(
-        dict.fromkeys(why for each in summary.reports.values() for why in each.reasons())
-    )
+    reasons = summary.reasons()
     table = _table("read", ("rows", *reasons, "kept"))
     rows = {
         name: [each.rows, *(each.reasons().get(why, 0) for why in reasons), each.kept]
@@ -129,7 +127,7 @@ def _length_table(summary: DataSummary) -> Table:
     from orchestrator.data_summary import QUANTILES, TEXTS
 
     lengths = summary.lengths
-    table = _table(f"{lengths.unit} of {lengths.pairs:,} pairs", ("text", *QUANTILES, "longer"))
+    table = _table(f"{lengths.unit} of {lengths.pairs:,} pairs", ("text", *QUANTILES, "is longer"))
     for source in lengths.of:
         for text in TEXTS:
             numbers = (f"{n:,}" for n in lengths.quantiles(source, text).values())

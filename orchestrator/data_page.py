@@ -20,9 +20,7 @@ def write_page(summary: DataSummary, name: str, file: Path) -> None:
         Path(__file__).with_name("data_page.html.j2"),
         name=name,
         summary=summary,
-        reasons=list(
-            dict.fromkeys(why for each in summary.reports.values() for why in each.reasons())
-        ),
+        reasons=summary.reasons(),
         parts=PARTS,
         texts=TEXTS,
         quantiles=list(QUANTILES),
@@ -35,7 +33,9 @@ def write_page(summary: DataSummary, name: str, file: Path) -> None:
 def _charts(summary: DataSummary) -> Iterator[Chart]:
     if summary.reports:
         fates = {
-            name: {"kept": each.kept} | each.reasons() for name, each in summary.reports.items()
+            name: {"kept": each.kept}
+            | {why: each.reasons().get(why, 0) for why in summary.reasons()}
+            for name, each in summary.reports.items()
         }
         yield Chart("Rows", "of each source, by what became of them", _bars(fates, "rows"))
     if summary.parts:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +70,12 @@ class DataSummary:
     chosen_first: float  # share of the pairs that one order shows with the chosen answer first
     examples: Sequence[Example]
     notes: Sequence[str]
+
+    def reasons(self) -> list[str]:
+        """Why rows of any source were left out, in the order of `ReadReport`."""
+        found = {why for report in self.reports.values() for why in report.reasons()}
+        known = (field.name.replace("_", " ") for field in fields(ReadReport))
+        return [why for why in known if why in found]
 
     def tree(self) -> dict[str, Any]:
         """Plain values, for JSON."""

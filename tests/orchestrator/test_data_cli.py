@@ -7,6 +7,7 @@ import pytest
 
 from judging.errors import ConfigurationError, DataError
 from orchestrator.cli import main
+from orchestrator.cluster_render import on_cluster
 from orchestrator.config_loading import config_from_tree, load_config
 from orchestrator.facts import absent_data, gather_facts
 from orchestrator.pairs import load_pairs
@@ -156,6 +157,27 @@ def test_data_of_sources_that_cannot_be_used_is_refused_by_name(
     sources["code"] |= keys
     with pytest.raises(DataError, match=message):
         gather_facts(config_with(sources))
+
+
+def test_a_dry_run_refuses_a_source_that_cannot_be_used_and_shows_the_counts(file, capsys):
+    assert main(["run", str(file), "--dry-run"]) == 0
+    assert "data.sources.code: 20 of 50 rows kept" in capsys.readouterr().out
+    assert main(["run", str(file), "--dry-run", "data.sources.code.exclude={kind: [x]}"]) == 2
+    assert "data.sources.code: " in capsys.readouterr().err
+
+
+def test_a_value_that_no_row_has_is_noted(sources):
+    sources["skywork"]["exclude"] = {"source": ["magpie_ultra", "magpie-ultra"]}
+    notes = load_pairs(config_with(sources)).notes
+    assert any("skywork: no row has source=magpie-ultra" in note for note in notes)
+
+
+def test_sources_are_below_the_shared_volume_in_a_cluster(sources):
+    sources["code"]["path"] = "data/code"
+    in_cluster = on_cluster(config_with(sources), "mix").data.sources
+    assert in_cluster is not None
+    assert in_cluster["code"].path == "/runs/data/code"
+    assert in_cluster["code"].limit == 20
 
 
 def test_paths_of_sources_count_from_the_file_and_may_be_absent(tmp_path, sources):
