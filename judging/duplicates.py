@@ -31,14 +31,17 @@ SIMILARITY = 0.8
 # Of 12 bands of 6 hashes one is the same in 97% of the pairs that are alike by 0.8, in more than
 # 99.9% by 0.9, and in 5% by 0.4, for which the comparison itself is spent in vain.
 BANDS, HASHES = 12, 6
-COMPARED = 4  # kept pairs that a pair is compared with at most
+COMPARED = 4  # kept pairs of one value of a band, and those that a pair is compared with, at most
+# What the hashes in common may say less than the texts do: two standard errors of 72 hashes.
+LEEWAY = 0.1
 
 _BATCH_PAIRS = 512  # so that what is computed at a time stays in the cache
 
 Runs = NDArray[np.uint64]  # hashes of 5 words in a row
 Flags = NDArray[np.bool_]
 
-_DRAWN = np.random.Generator(np.random.PCG64(20220713)).integers(0, 2**64, (3, 128), np.uint64)
+# Raw, since numpy promises no more than that these stay the same from version to version.
+_DRAWN = np.random.PCG64(20220713).random_raw(3 * 128).reshape(3, 128)
 _PLACES = _DRAWN[0, :WORDS] | np.uint64(1)  # odd, so that no bit of a word's hash is lost
 _MASKS, _FACTORS = _DRAWN[1, : BANDS * HASHES], _DRAWN[2, : BANDS * HASHES] | np.uint64(1)
 _OF_TEXT = np.array([_DRAWN[0, -1], 0, 0], np.uint64)  # of conversation, chosen, rejected
@@ -72,7 +75,8 @@ def near_duplicates(pairs: Sequence[PreferencePair], similarity: float = SIMILAR
     found = np.zeros(len(pairs), np.bool_)
     if not pairs:
         return found
-    bands = _shared_bands(pairs)
+    keys, sketches = (np.concatenate(parts) for parts in zip(*_sketches(pairs), strict=True))
+    bands = _shared_bands(keys)
     kept = np.full((int(bands.max()) + 1, COMPARED), -1, np.int32)  # [values, pairs], the first
 
     @lru_cache(maxsize=4096)
@@ -82,9 +86,11 @@ def near_duplicates(pairs: Sequence[PreferencePair], similarity: float = SIMILAR
     for number in np.flatnonzero(bands.any(axis=1)).tolist():
         values = bands[number][bands[number] > 0]
         earlier = kept[values]
-        others, shares = np.unique(earlier[earlier >= 0], return_counts=True)
-        likely = others[np.argsort(-shares, kind="stable")[:COMPARED]].tolist()
-        if any(_are_alike(runs(number), runs(other), similarity) for other in likely):
+        others = np.unique(earlier[earlier >= 0])
+        in_common = (sketches[others] == sketches[number]).mean(axis=1)
+        others = others[np.argsort(-in_common, kind="stable")[:COMPARED]]
+        others = others[: int((in_common >= similarity - LEEWAY).sum())].tolist()
+        if any(_are_alike(runs(number), runs(other), similarity) for other in others):
             found[number] = True
             continue
         is_free = earlier < 0
@@ -93,9 +99,8 @@ def near_duplicates(pairs: Sequence[PreferencePair], similarity: float = SIMILAR
     return found
 
 
-def _shared_bands(pairs: Sequence[PreferencePair]) -> NDArray[np.int32]:
+def _shared_bands(keys: NDArray[np.uint64]) -> NDArray[np.int32]:
     """[pairs, BANDS], a number for each value of each band; 0 for one that no other pair has."""
-    keys = np.concatenate(list(_band_keys(pairs)))
     bands = np.zeros(keys.shape, np.int32)
     total = 0
     for band in range(BANDS):
@@ -107,8 +112,12 @@ def _shared_bands(pairs: Sequence[PreferencePair]) -> NDArray[np.int32]:
     return bands
 
 
-def _band_keys(pairs: Sequence[PreferencePair]) -> Iterator[NDArray[np.uint64]]:
-    """[pairs, BANDS] of one batch after the other."""
+def _sketches(
+    pairs: Sequence[PreferencePair],
+) -> Iterator[tuple[NDArray[np.uint64], NDArray[np.uint8]]]:
+    """Of one batch after the other: [pairs, BANDS], a key for each band; and [pairs, BANDS *
+    HASHES], the lowest bits of each hash, the share of which that two pairs have in common is near
+    their Jaccard index."""
     for start in range(0, len(pairs), _BATCH_PAIRS):
         batch = pairs[start : start + _BATCH_PAIRS]
         runs, counts = _runs(list(chain.from_iterable(map(_texts, batch))))
@@ -120,8 +129,8 @@ def _band_keys(pairs: Sequence[PreferencePair]) -> Iterator[NDArray[np.uint64]]:
         for place in range(BANDS * HASHES):
             drawn = ((runs ^ _MASKS[place]) * _FACTORS[place]) >> np.uint64(32)
             least[place] = np.minimum.reduceat(drawn.astype(np.uint32), begins)
-        least = least.reshape(BANDS, HASHES, len(batch)) * _IN_BAND[:, None]
-        yield least.sum(axis=1, dtype=np.uint64).T
+        in_bands = least.reshape(BANDS, HASHES, len(batch)) * _IN_BAND[:, None]
+        yield in_bands.sum(axis=1, dtype=np.uint64).T, least.astype(np.uint8).T
 
 
 def _texts(pair: PreferencePair) -> tuple[str, str, str]:

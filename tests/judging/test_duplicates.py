@@ -118,3 +118,29 @@ print(near_duplicates(pairs, 0.3).nonzero()[0].tolist())
     }
     assert len(printed) == 1
     assert 0 < len(json.loads(printed.pop())) < 100
+
+
+def test_most_of_what_is_alike_by_little_more_than_the_threshold_is_found():
+    """Two words of 104 are others in each text, and so 9 or 10 runs of 100: 0.82 or 0.83."""
+    originals = [
+        make_pair(*(words(f"{part}{number}-", 104) for part in "qcr")) for number in range(150)
+    ]
+
+    def changed(text: str, at: int) -> str:
+        listed = text.split()
+        listed[at] = listed[at + 4 + at % 2] = "other"
+        return " ".join(listed)
+
+    copies = [
+        make_pair(
+            *(
+                changed(text, 10 + n % 70)
+                for text in (p.conversation[0].content, p.chosen, p.rejected)
+            )
+        )
+        for n, p in enumerate(originals)
+    ]
+    found = near_duplicates([*originals, *copies])
+    assert not found[:150].any()
+    assert found[150:].mean() > 0.9
+    assert not near_duplicates([*originals, *copies], 0.95).any()
