@@ -28,6 +28,15 @@ TEXTS = (
 GAIN = 2.0  # fresh weights give every token nearly the same probability, which would hide errors
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A module whose tests are all left out is not imported for that: some import much."""
+    if config.option.markexpr != "not integration" or collection_path.suffix != ".py":
+        return None
+    text = collection_path.read_text("utf-8")
+    marks = ("\npytestmark = pytest.mark.integration", "\npytestmark = [pytest.mark.integration")
+    return True if any(mark in text for mark in marks) else None
+
+
 @pytest.fixture(scope="session")
 def make_model(tmp_path_factory) -> ModelMaker:
     """`make_model(seed=0, tied=True)`: the folder of a two-layer Qwen2 with random weights."""

@@ -16,6 +16,8 @@ from actors.transfer import (
     plan_buckets,
 )
 
+pytestmark = pytest.mark.integration
+
 SHAPES = st.lists(st.integers(1, 20), max_size=3).map(tuple)
 ENTRIES = st.lists(
     st.builds(TensorEntry, st.text(max_size=8), st.sampled_from(sorted(BYTES)), SHAPES)

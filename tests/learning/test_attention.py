@@ -15,6 +15,8 @@ from learning import attention
 from learning.packing import build_micro_batch
 from learning.policy import Policy
 
+pytestmark = pytest.mark.integration
+
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # the policy scores in float32
 NAMES = [attention.NAME, attention.FLASH_NAME]
 GROUPS = st.lists(st.integers(1, 4), min_size=1, max_size=4)  # samples of each prompt

@@ -9,6 +9,8 @@ from learning import attention
 from learning.packing import build_micro_batch
 from learning.policy import Policy, load_model
 
+pytestmark = pytest.mark.integration
+
 BOTH = pytest.mark.parametrize("packing", [True, False])
 TEMPERATURES = pytest.mark.parametrize("temperature", [1.0, 0.7])
 

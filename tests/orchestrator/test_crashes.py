@@ -19,6 +19,8 @@ from orchestrator.journal import RunJournal
 from orchestrator.resume import find_position
 from orchestrator.rundir import RunDirectory
 
+pytestmark = pytest.mark.integration
+
 # Step 6 has the third checkpoint, with which the first one goes, and the batches until the second.
 AT_SIX = STEPS - 1
 CHECKPOINTS = [2, 4, 6, 7]

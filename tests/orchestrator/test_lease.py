@@ -9,6 +9,8 @@ from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.journal import RunJournal
 from orchestrator.lease import Lease
 
+pytestmark = pytest.mark.integration
+
 
 def quiet(text: str) -> None:
     """Says nothing."""

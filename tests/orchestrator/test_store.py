@@ -21,6 +21,8 @@ from orchestrator.store import (
     without_password,
 )
 
+pytestmark = pytest.mark.integration
+
 
 def test_private_server_is_private_and_durable(tmp_path):
     with open_store(None, tmp_path) as store:

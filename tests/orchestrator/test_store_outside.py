@@ -22,6 +22,8 @@ from orchestrator.outside_store import known_runs, store_of
 from orchestrator.resume import check_unchanged
 from orchestrator.store import PASSWORD_VARIABLE, open_recorded_store, open_store, recorded_address
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[2]
 DOCUMENTED = ROOT / "docs" / "store.md"
 QUICKSTART = ROOT / "configs" / "quickstart.yaml"
