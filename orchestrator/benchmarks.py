@@ -19,7 +19,6 @@ from orchestrator.eval_tables import report_of
 SETTINGS_FILE = "settings.json"
 JUDGMENTS_FILE, RESULTS_FILE, REPORT_FILE = "judgments.jsonl", "results.json", "report.html"
 FLIPS_SHOWN = 40  # of each benchmark, on the page
-QUEUED = 1.5  # requests in flight, of what the engines take at a time
 
 
 def make_folder(folder: Path, made_with: Mapping[str, int]) -> None:

@@ -72,7 +72,7 @@ def program() -> NoReturn:
         status = main()
     except SystemExit as end:
         status = end.code
-    except BaseException:
+    except BaseException:  # a mistake in the program; shown as Python does
         traceback.print_exc()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from actors.fleet import RolloutFleet
 from actors.placement import Placement, has_gpus
 from actors.rollout import EngineSpec, GenerationRequest
+from actors.settings import RolloutSettings
 from evaluation.harness import Answer, Task
 from judging.errors import GavelError, Stop
 from judging.prompts import PromptTemplate, tokenize_prompt
@@ -22,6 +23,13 @@ from orchestrator.memory import host_memory
 from orchestrator.stopping import SIGNALS
 
 T = TypeVar("T")
+
+_QUEUED = 1.5  # requests in flight, of what the engines take at a time
+
+
+def requests_in_flight(rollout: RolloutSettings) -> int:
+    """More than the engines take at a time, but none that waits for long."""
+    return round(rollout.workers * rollout.max_concurrent_sequences * _QUEUED)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from judging.prompts import PromptTemplate, load_template
 from orchestrator.benchmark_items import read_items
 from orchestrator.benchmarks import (
     JUDGMENTS_FILE,
-    QUEUED,
     write_json,
     write_outcomes,
 )
@@ -39,6 +38,7 @@ from orchestrator.eval_config import (
 from orchestrator.eval_engines import (
     EngineJudge,
     engines,
+    requests_in_flight,
     unless_lost,
     until_signal,
 )
@@ -199,7 +199,7 @@ def _by_engines(
     rollout = config.rollout
     assert config.model.path is not None, "it is the judge"
     tokenizer = load_tokenizer(config, config.model.path)
-    in_flight = round(rollout.workers * rollout.max_concurrent_sequences * QUEUED)
+    in_flight = requests_in_flight(rollout)
 
     async def drive(cluster: Cluster) -> frozenset[str]:
         async with engines(config, cluster, tell=console.say) as fleet:

@@ -13,11 +13,11 @@ from evaluation.harness import JudgmentLog, judge_all, missing, presentations
 from evaluation.metrics import evaluate_pairs, judged_pairs
 from judging.errors import DataError
 from judging.prompts import load_template
-from orchestrator.benchmarks import JUDGMENTS_FILE, QUEUED, make_folder, write_outcomes
+from orchestrator.benchmarks import JUDGMENTS_FILE, make_folder, write_outcomes
 from orchestrator.commits import write_checkpoint
 from orchestrator.config import EvaluatePhase, EvaluateSettings
 from orchestrator.eval_config import EvalSettings
-from orchestrator.eval_engines import EngineJudge
+from orchestrator.eval_engines import EngineJudge, requests_in_flight
 from orchestrator.journal_records import Best
 from orchestrator.material import load_tokenizer
 from orchestrator.measurements import EvaluatedPhase, Evaluation
@@ -82,7 +82,7 @@ async def _judge_heldout(run: Run, index: int, pairs: int | None, tokens: int) -
     units: list[Unit] = [tuple(each.by_order.values()) for each in run.material.heldout[:pairs]]
     sampling = Sampling(1, 0.0, tokens, run.config.run.seed)
     judge = UnitJudge(run.fleet, run.panel, run.telemetry, sampling)
-    room = asyncio.Semaphore(max(1, _in_flight(run) // 2))  # of both orders
+    room = asyncio.Semaphore(max(1, requests_in_flight(run.config.rollout) // 2))  # of both orders
 
     async def judged(unit: Unit) -> list[Group]:
         async with room:
@@ -90,12 +90,6 @@ async def _judge_heldout(run: Run, index: int, pairs: int | None, tokens: int) -
 
     found = await run.stop.while_waited_for(asyncio.gather(*map(judged, units)))
     return [group for unit in found for group in unit]
-
-
-def _in_flight(run: Run) -> int:
-    """Requests at a time: more than the engines take, but none that waits for long."""
-    rollout = run.config.rollout
-    return round(rollout.workers * rollout.max_concurrent_sequences * QUEUED)
 
 
 async def _judge_benchmarks(
@@ -129,7 +123,7 @@ async def _judge_benchmarks(
             missing(shown, asked.votes, log.has),
             judge,
             log,
-            in_flight=_in_flight(run),
+            in_flight=requests_in_flight(config.rollout),
             strict_tail=config.judge.strict_tail,
             show=lambda judgments: run.telemetry.vitals.sign(),
         )

@@ -128,3 +128,9 @@ def test_another_node_goes_on_from_what_is_at_the_url(tmp_path, store_url):
     assert sorted(known) == sorted(str(p.relative_to(run)) for p in run.glob("checkpoints/*"))
     assert [find_damage(FolderOnDisk(run / path)) for path in known] == [None] * len(known)
     assert not list(cache.rglob("checkpoints/step-*"))  # what was written there is at the URL alone
+
+    undisturbed = gavel(command(str(tmp_path / "plain")), tmp_path / "unused")
+    assert undisturbed.returncode == 0, undisturbed.stdout + undisturbed.stderr
+    weights = f"checkpoints/step-{DISTILLED + REINFORCED:06d}/model.safetensors"
+    assert (run / weights).read_bytes() == (tmp_path / "plain" / "moved" / weights).read_bytes()
+    assert not (tmp_path / "unused").exists()
