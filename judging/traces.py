@@ -77,10 +77,7 @@ def parse_trace(text: str, *, strict_tail: bool = False, truncated: bool = False
             one letter, and not that of the other, in the last 80 characters.
         truncated: the text was cut off by the token limit; without an answer it is TRUNCATED.
     """
-    tags = [
-        _Tag(match[2].lower(), bool(match[1]), match.start(), match.end())
-        for match in _TAG.finditer(text)
-    ]
+    tags = _tags(text)
     answers = _answers(text, tags)
     thought_end = _thought_end(tags, answers)
     tags_after = _Tags([tag for tag in tags if tag.start >= thought_end], len(text))
@@ -92,6 +89,24 @@ def parse_trace(text: str, *, strict_tail: bool = False, truncated: bool = False
         letters = _letters(text, tags_after, answers, thought_end, truncated)
         verdict = _decide(letters, truncated)
     return _trace(text, tags_after, thought_end, verdict)
+
+
+def without_quotations(text: str) -> str:
+    """A judge's text, thought and all, with a blank for each quote and summary of an answer."""
+    tags = _tags(text)
+    kept, position = [], 0
+    for section in _Tags(tags, len(text)).sections(_QUOTED):
+        if section.is_closed:
+            kept.append(text[position : section.start])
+            position = section.end
+    return " ".join((*kept, text[position:]))
+
+
+def _tags(text: str) -> list[_Tag]:
+    return [
+        _Tag(match[2].lower(), bool(match[1]), match.start(), match.end())
+        for match in _TAG.finditer(text)
+    ]
 
 
 def _answers(text: str, tags: Sequence[_Tag]) -> list[_Answer]:

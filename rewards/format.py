@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
+from judging.grammar import is_in_order, weighs_whole
 from rewards.protocol import RewardRequest, RewardResult, RewardSpec
 from rewards.pure import PureReward
-
-_ORDER: Mapping[str, tuple[str, ...]] = {
-    "chat": ("rubric", "eval", "answer"),
-    "reasoning": ("solution", "eval", "answer"),
-    "thought": ("answer",),
-}
-_PERCENTAGE = re.compile(r"(\d+(?:\.\d+)?)\s*+%")
-_WHOLE = 100.0
-_TOLERANCE = 0.5  # percent; weights are rounded
 
 
 class Format(PureReward):
@@ -35,9 +24,7 @@ class Format(PureReward):
 
     def score_one(self, request: RewardRequest) -> RewardResult:
         trace = request.trace
-        outline = tuple(name for name in trace.outline if name != "type")
-        parts = {"order": float(outline == _ORDER.get(trace.kind))}
+        parts = {"order": float(is_in_order(trace))}
         if self._weights and trace.kind == "chat":
-            total = sum(float(number) for number in _PERCENTAGE.findall(trace.rubric))
-            parts["weights"] = float(abs(total - _WHOLE) <= _TOLERANCE)
+            parts["weights"] = float(weighs_whole(trace.rubric))
         return RewardResult(request.id, score=sum(parts.values()) / len(parts), components=parts)

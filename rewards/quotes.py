@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
+from judging.quotations import occurs
 from rewards.protocol import RewardRequest, RewardResult, RewardSpec
 from rewards.pure import PureReward
-
-_MARKS = "\"'\u201c\u201d\u2018\u2019`.,;:\u2026 "
 
 
 class Quotes(PureReward):
@@ -31,30 +28,8 @@ class Quotes(PureReward):
             if self._required:
                 return RewardResult(request.id, score=0.0, components={"quotes": 0.0})
             return RewardResult(request.id, "skipped")
-        answers = {"A": _plain_answer(request.answer_a), "B": _plain_answer(request.answer_b)}
-        found = sum(_occurs(quote.text, answers[quote.letter]) for quote in quotes)
+        answers = {"A": request.answer_a, "B": request.answer_b}
+        found = sum(occurs(quote.text, answers[quote.letter]) for quote in quotes)
         return RewardResult(
             request.id, score=found / len(quotes), components={"quotes": float(len(quotes))}
         )
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-@lru_cache(maxsize=1024)
-def _plain_answer(text: str) -> str:
-    """All samples of a group are about the same two answers."""
-    return _plain(text)
-
-
-def _occurs(quote: str, answer: str) -> bool:
-    """Every piece of the quote between ellipses, in order."""
-    pieces = _plain(quote).replace("\u2026", "...").split("...")
-    position = 0
-    for piece in filter(None, (piece.strip(_MARKS) for piece in pieces)):
-        position = answer.find(piece, position)
-        if position < 0:
-            return False
-        position += len(piece)
-    return position > 0
