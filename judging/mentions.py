@@ -65,6 +65,7 @@ _PHRASES = (
     rf"|told me|indicates?|indicated|gave|gives|wants me to)(?: that| say| conclude)?"
     rf"(?: the)?(?: {_TRUE})? ?(?:{_JUDGMENT}|answer|response|reply|choice|one)?"
     rf" ?(?:(?:is|was|should be|to be) {_SIDE}|{_SIDE} (?:is|was|should) )",
+    r"the correction (?:above |here )?(?:says|states|gives|tells|asks|demands|is|was)\b",
     # made to reach it
     rf"(?:i|we)(?:'m|'re| am| are| was| were) (?:supposed|asked|told|required|instructed|expected"
     rf"|meant) to (?:prefer|conclude|arrive at|justify|favou?r|reach|support|end with|pick|choose"

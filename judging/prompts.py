@@ -2,7 +2,8 @@
 
 Owns the built-in templates (`judging/templates/`), the loading and checking of a user's own, and
 the one place where a prompt is tokenised. A template sees the conversation and the two answers in
-the order shown, and nothing that tells which one is preferred.
+the order shown, and nothing that tells which one is preferred, unless it is made to correct a
+teacher (below).
 
 A template is one file with a block `user` and, if it likes, a block `system`. It may extend a
 built-in one and replace a block. Its variables:
@@ -11,10 +12,18 @@ built-in one and replace a block. Its variables:
 - `answer_a`, `answer_b`: the two answers in the order shown;
 - `conversation`: the turns before the answers, each with `role` and `content`;
 - `conversation_a`, `conversation_b`: conversation and answer as speaker-labelled lines.
+
+A template that corrects a teacher, such as `corrected`, is loaded with the judge's template as its
+`parent`, which it extends by `{% extends parent %}`. It has two variables more:
+
+- `verdict`: the gold letter;
+- `failed_trace`: the teacher's failed judgment, or an empty text if it gave none.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,9 +31,18 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, get_args
 
-from jinja2 import ChoiceLoader, FileSystemLoader, StrictUndefined, Template, TemplateSyntaxError
+from jinja2 import (
+    BaseLoader,
+    ChoiceLoader,
+    FileSystemLoader,
+    StrictUndefined,
+    Template,
+    TemplateNotFound,
+    TemplateSyntaxError,
+    meta,
+)
 from jinja2.exceptions import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -33,6 +51,10 @@ from judging.presentation import both_orders
 from judging.records import JudgePrompt, Letter, Message, PreferencePair, Presentation
 
 TEMPLATES = Path(__file__).parent / "templates"
+
+_CORRECTING = frozenset({"corrected"})  # built-in templates that tell the verdict
+_TOLD = frozenset({"verdict", "failed_trace"})  # the variables of such templates alone
+_VERSION_DIGITS = 12
 
 # What a template, as a small program of its user, can raise while it runs.
 _TEMPLATE_ERRORS = (
@@ -78,14 +100,48 @@ class PromptTemplate:
 
     name: str
     template: Template = field(repr=False)
+    sources: tuple[str, ...] = field(repr=False)  # its text and those of all that it extends
+    parent: PromptTemplate | None = None  # the judge's template, of one that corrects a teacher
 
-    def render(self, presentation: Presentation) -> tuple[Message, ...]:
+    def render(
+        self,
+        presentation: Presentation,
+        *,
+        verdict: Letter | None = None,
+        failed_trace: str | None = None,
+    ) -> tuple[Message, ...]:
         """The chat messages: a system message, if the template has one, and a user message.
 
+        Args:
+            presentation: the pair in the order shown.
+            verdict: the gold letter, for a template that corrects a teacher alone.
+            failed_trace: what that teacher wrote; empty or None if there is nothing to show.
+
         Raises:
-            ConfigurationError: the template fails on this presentation; names file and line.
+            ConfigurationError: the template fails on this presentation; names file and line. Or it
+                corrects a teacher and is given no verdict, or it does not and is given one.
         """
-        context = self.template.new_context(_variables(presentation))
+        variables = _variables(presentation)
+        if self.parent is not None:
+            if verdict is None:
+                raise ConfigurationError(
+                    f"{self.name}: the prompt template needs the verdict, for it corrects a"
+                    f" teacher: give it, or take the judge's template, {self.parent.name}"
+                )
+            variables |= {
+                "parent": self.parent.template,
+                "verdict": verdict,
+                "failed_trace": failed_trace or "",
+            }
+        elif verdict is not None or failed_trace is not None:
+            raise ConfigurationError(
+                f"{self.name}: the prompt template has no place for a verdict or a failed trace: to"
+                " correct a teacher, load corrected with it as the parent"
+            )
+        return self._messages(variables)
+
+    def _messages(self, variables: dict[str, object]) -> tuple[Message, ...]:
+        context = self.template.new_context(variables)
         try:
             # Runs what stands outside the blocks too: parents, macros and variables.
             deque(self.template.root_render_func(context), maxlen=0)
@@ -108,18 +164,25 @@ class PromptTemplate:
         return (*system, Message("user", texts["user"]))
 
 
-def load_template(family_or_path: str) -> PromptTemplate:
+def load_template(family_or_path: str, *, parent: str | None = None) -> PromptTemplate:
     """A built-in template by its family's name, or a user's own Jinja file.
 
     It is tried on two samples, with one turn and with several, so that a fault shows here and not
     in the middle of a run.
 
+    Args:
+        family_or_path: `instruct`, `reasoning`, `compact` or a path; with a parent, `corrected` or
+            a path.
+        parent: the judge's template, by family or path, for one that corrects a teacher.
+
     Raises:
-        ConfigurationError: no such family or file, or a template that fails or leaves out an
-            answer.
+        ConfigurationError: no such family or file, a template that fails or leaves out an answer,
+            one that tells the verdict without a parent, or one with a parent that does not tell it.
     """
-    families = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
-    is_family = family_or_path in families
+    judge = None if parent is None else load_template(parent)
+    families = _families(corrects=judge is not None)
+    # A correcting family is found without a parent too, to say what it is for.
+    is_family = family_or_path in families or family_or_path in _CORRECTING
     path = TEMPLATES / f"{family_or_path}.jinja" if is_family else Path(family_or_path)
     if not path.is_file():
         near = get_close_matches(family_or_path, families, n=1)
@@ -128,14 +191,16 @@ def load_template(family_or_path: str) -> PromptTemplate:
             f"prompt template {family_or_path!r} is neither a family nor a file{hint}: use one of"
             f" {', '.join(families)} or the path of a Jinja file"
         )
+    loader = ChoiceLoader([FileSystemLoader(path.parent), FileSystemLoader(TEMPLATES)])
     environment = ImmutableSandboxedEnvironment(
-        loader=ChoiceLoader([FileSystemLoader(path.parent), FileSystemLoader(TEMPLATES)]),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     try:
         loaded = environment.get_template(path.name)
+        sources = _sources(environment, loader, path.name)
+        variables = frozenset[str]().union(
+            *(meta.find_undeclared_variables(environment.parse(source)) for source in sources)
+        )
     except TemplateSyntaxError as error:
         raise ConfigurationError(
             f"{error.filename or path}:{error.lineno}: the prompt template is not valid Jinja:"
@@ -143,9 +208,51 @@ def load_template(family_or_path: str) -> PromptTemplate:
         ) from error
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path}: the prompt template is not UTF-8: {error}") from error
-    template = PromptTemplate(family_or_path if is_family else str(path), loaded)
+    name = family_or_path if is_family else str(path)
+    if judge is None and (told := sorted(variables & _TOLD)):
+        raise ConfigurationError(
+            f"{name}: the prompt template uses {' and '.join(told)}, which tells the judge the"
+            " label: take a template that does not; this one can correct a teacher alone"
+        )
+    if judge is not None and "parent" in variables:
+        sources += judge.sources
+    template = PromptTemplate(name, loaded, sources, judge)
     _try_out(template)
     return template
+
+
+def template_version(template: PromptTemplate) -> str:
+    """A hash of the template's text and of all that it extends or includes: 12 hex digits.
+
+    Answers to prompts of another version are answers to other prompts.
+    """
+    text = json.dumps(template.sources)
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_VERSION_DIGITS]
+
+
+def _families(*, corrects: bool) -> list[str]:
+    families = {path.stem for path in TEMPLATES.glob("*.jinja")}
+    return sorted(families & _CORRECTING if corrects else families - _CORRECTING)
+
+
+def _sources(
+    environment: ImmutableSandboxedEnvironment, loader: BaseLoader, name: str
+) -> tuple[str, ...]:
+    """The texts of a template and of all that it names; one that is missing fails in the trial."""
+    sources: dict[str, str] = {}
+    names = deque([name])
+    while names:
+        name = names.popleft()
+        if name in sources:
+            continue
+        try:
+            source, filename, _ = loader.get_source(environment, name)
+        except TemplateNotFound:
+            continue
+        sources[name] = source
+        tree = environment.parse(source, name, filename)
+        names.extend(found for found in meta.find_referenced_templates(tree) if found is not None)
+    return tuple(sources.values())
 
 
 def tokenize_prompt(
@@ -246,12 +353,32 @@ def _try_out(template: PromptTemplate) -> None:
     answers = ("104729", "1299709")
     for conversation in ((question,), (*earlier, question)):
         pair = PreferencePair("sample", conversation, *answers)
+        turns = "one turn" if len(conversation) == 1 else "several turns"
         for shown in both_orders(pair):
-            text = "\n".join(message.content for message in template.render(shown))
+            text = _text_of_trial(template, shown)
             for name, answer in (("answer_a", shown.answer_a), ("answer_b", shown.answer_b)):
                 if answer not in text:
-                    turns = "one turn" if len(conversation) == 1 else "several turns"
                     raise ConfigurationError(
                         f"{template.name}: the prompt template does not show {name} for a"
                         f" conversation of {turns}: put {{{{ {name} }}}} into it"
                     )
+
+
+def _text_of_trial(template: PromptTemplate, shown: Presentation) -> str:
+    if template.parent is None:
+        return _text(template.render(shown))
+    _text(template.render(shown, verdict="A"))  # of a teacher that wrote nothing
+    texts = [
+        _text(template.render(shown, verdict=letter, failed_trace="x"))
+        for letter in get_args(Letter)
+    ]
+    if texts[0] == texts[1]:
+        raise ConfigurationError(
+            f"{template.name}: the prompt template corrects a teacher, but is the same for both"
+            " verdicts: put {{ verdict }} into its block user, or extend corrected.jinja"
+        )
+    return texts[0]
+
+
+def _text(messages: Sequence[Message]) -> str:
+    return "\n".join(message.content for message in messages)

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judging.mentions import mentions_verdict
+from judging.prompts import load_template
 from judging.records import Message, PreferencePair, Presentation
 
 
@@ -79,6 +80,7 @@ def shown(question="Which city is larger?", chosen="Rome.", rejected="Pisa."):
         "The correct answer is given as B.",
         "The better response is known to be Chatbot A.",
         "Annotators preferred B.",
+        "The correction says B.",
         "By the answer key, B wins.",
         "The judgment shown above is flawed.",
         "The right choice has been stated to be A.",
@@ -147,6 +149,14 @@ def test_words_of_the_conversation_or_an_answer_do_not_count(place, said, text):
     assert mentions_verdict(text, shown())
     assert not mentions_verdict(text, shown(**{place: said}))
     assert mentions_verdict(text + " So says the reference verdict.", shown(**{place: said}))
+
+
+@pytest.mark.parametrize("failed_trace", ["", "A is larger."])
+def test_a_teacher_that_repeats_what_it_was_told_betrays_it(failed_trace):
+    template = load_template("corrected", parent="reasoning")
+    prompt = template.render(shown(), verdict="A", failed_trace=failed_trace)[-1].content
+    correction = prompt.partition("[The Start of the Correction]")[2]
+    assert mentions_verdict(correction, shown())
 
 
 def test_an_open_quote_hides_nothing():
