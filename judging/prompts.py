@@ -180,35 +180,8 @@ def load_template(family_or_path: str, *, parent: str | None = None) -> PromptTe
             one that tells the verdict without a parent, or one with a parent that does not tell it.
     """
     judge = None if parent is None else load_template(parent)
-    families = _families(corrects=judge is not None)
-    # A correcting family is found without a parent too, to say what it is for.
-    is_family = family_or_path in families or family_or_path in _CORRECTING
-    path = TEMPLATES / f"{family_or_path}.jinja" if is_family else Path(family_or_path)
-    if not path.is_file():
-        near = get_close_matches(family_or_path, families, n=1)
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        raise ConfigurationError(
-            f"prompt template {family_or_path!r} is neither a family nor a file{hint}: use one of"
-            f" {', '.join(families)} or the path of a Jinja file"
-        )
-    loader = ChoiceLoader([FileSystemLoader(path.parent), FileSystemLoader(TEMPLATES)])
-    environment = ImmutableSandboxedEnvironment(
-        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    try:
-        loaded = environment.get_template(path.name)
-        sources = _sources(environment, loader, path.name)
-        variables = frozenset[str]().union(
-            *(meta.find_undeclared_variables(environment.parse(source)) for source in sources)
-        )
-    except TemplateSyntaxError as error:
-        raise ConfigurationError(
-            f"{error.filename or path}:{error.lineno}: the prompt template is not valid Jinja:"
-            f" {error.message}; mend the template"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"{path}: the prompt template is not UTF-8: {error}") from error
-    name = family_or_path if is_family else str(path)
+    name, path = _find(family_or_path, corrects=judge is not None)
+    loaded, sources, variables = _compile(path)
     if judge is None and (told := sorted(variables & _TOLD)):
         raise ConfigurationError(
             f"{name}: the prompt template uses {' and '.join(told)}, which tells the judge the"
@@ -230,9 +203,43 @@ def template_version(template: PromptTemplate) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_VERSION_DIGITS]
 
 
-def _families(*, corrects: bool) -> list[str]:
-    families = {path.stem for path in TEMPLATES.glob("*.jinja")}
-    return sorted(families & _CORRECTING if corrects else families - _CORRECTING)
+def _find(family_or_path: str, *, corrects: bool) -> tuple[str, Path]:
+    """The template's name in messages, and its file."""
+    built_in = {path.stem for path in TEMPLATES.glob("*.jinja")}
+    if family_or_path in built_in:
+        return family_or_path, TEMPLATES / f"{family_or_path}.jinja"
+    path = Path(family_or_path)
+    if path.is_file():
+        return str(path), path
+    families = sorted(_CORRECTING if corrects else built_in - _CORRECTING)
+    near = get_close_matches(family_or_path, families, n=1)
+    hint = f" (did you mean {near[0]}?)" if near else ""
+    raise ConfigurationError(
+        f"prompt template {family_or_path!r} is neither a family nor a file{hint}: use one of"
+        f" {', '.join(families)} or the path of a Jinja file"
+    )
+
+
+def _compile(path: Path) -> tuple[Template, tuple[str, ...], frozenset[str]]:
+    """The template, its text and those of all that it names, and the variables that they use."""
+    loader = ChoiceLoader([FileSystemLoader(path.parent), FileSystemLoader(TEMPLATES)])
+    environment = ImmutableSandboxedEnvironment(
+        loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    try:
+        loaded = environment.get_template(path.name)
+        sources = _sources(environment, loader, path.name)
+        variables = frozenset[str]().union(
+            *(meta.find_undeclared_variables(environment.parse(source)) for source in sources)
+        )
+    except TemplateSyntaxError as error:
+        raise ConfigurationError(
+            f"{error.filename or path}:{error.lineno}: the prompt template is not valid Jinja:"
+            f" {error.message}; mend the template"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: the prompt template is not UTF-8: {error}") from error
+    return loaded, sources, variables
 
 
 def _sources(

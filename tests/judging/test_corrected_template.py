@@ -88,7 +88,9 @@ def test_corrected_is_no_template_of_a_judge_nor_the_other_way_round(tmp_path):
         load_template("corrected")
     with pytest.raises(ConfigurationError, match="use one of compact, instruct, reasoning or"):
         load_template("nothing")
-    with pytest.raises(ConfigurationError, match="use one of corrected or"):
+    with pytest.raises(ConfigurationError, match=r"did you mean corrected\?.*use one of corrected"):
+        load_template("correct", parent="reasoning")
+    with pytest.raises(ConfigurationError, match=r"instruct: .* same for both verdicts"):
         load_template("instruct", parent="reasoning")
     with pytest.raises(ConfigurationError, match="tells the judge the label"):
         load_template("corrected", parent="corrected")
