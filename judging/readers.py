@@ -61,13 +61,14 @@ def read_pairs(
     *,
     source: str | None = None,
     wanted: Callable[[Row, str], bool] | None = None,
+    every_trace: bool = False,
 ) -> Iterator[PreferencePair]:
     """Every usable pair of a file, or of the files below a folder, in a fixed order.
 
     The layout of each file is known by its first row. Identical or blank answers, repeated pairs
-    and traces without a verdict are left out and counted in `report`, and so are rows of which
-    `wanted` says no, which is given each with its place. Pairs that name no source are of
-    `source`, or of the file's name.
+    (with `every_trace` those alone that repeat a pair's trace too) and traces without a verdict
+    are left out and counted in `report`, and so are rows of which `wanted` says no, which is given
+    each with its place. Pairs that name no source are of `source`, or of the file's name.
 
     Raises:
         DataError: at once for a path with nothing to read, and during iteration for a file that is
@@ -75,7 +76,8 @@ def read_pairs(
             or if no pair is left.
     """
     files = data_files(Path(path))
-    return _read_files(files, ReadReport() if report is None else report, source, wanted)
+    report = ReadReport() if report is None else report
+    return _read_files(files, report, source, wanted, every_trace=every_trace)
 
 
 def write_pairs(path: str | Path, pairs: Iterable[PreferencePair]) -> int:
@@ -136,8 +138,10 @@ def _read_files(
     report: ReadReport,
     source: str | None,
     wanted: Callable[[Row, str], bool] | None,
+    *,
+    every_trace: bool,
 ) -> Iterator[PreferencePair]:
-    seen: set[str] = set()
+    seen: set[tuple[str, ...]] = set()
     for file in files:
         layout: Layout | None = None
         for place, row in read_rows(file):
@@ -155,7 +159,7 @@ def _read_files(
             pair = layout.read(row, place, source or file.stem)
             if pair is None:
                 report.no_verdict += 1
-            elif _is_usable(pair, seen, report):
+            elif _is_usable(pair, seen, report, every_trace=every_trace):
                 report.kept += 1
                 yield pair
         if layout is None:
@@ -164,7 +168,9 @@ def _read_files(
         raise DataError(f"{files[0]}: no pair is left: {report}")
 
 
-def _is_usable(pair: PreferencePair, seen: set[str], report: ReadReport) -> bool:
+def _is_usable(
+    pair: PreferencePair, seen: set[tuple[str, ...]], report: ReadReport, *, every_trace: bool
+) -> bool:
     chosen, rejected = pair.chosen.strip(), pair.rejected.strip()
     if not (chosen and rejected and pair.conversation[-1].content.strip()):
         report.empty += 1
@@ -172,10 +178,11 @@ def _is_usable(pair: PreferencePair, seen: set[str], report: ReadReport) -> bool
     if chosen == rejected:
         report.identical += 1
         return False
-    if pair.uid in seen:
+    content = (pair.uid, pair.trace_order or "", pair.trace or "") if every_trace else (pair.uid,)
+    if content in seen:
         report.duplicate += 1
         return False
-    seen.add(pair.uid)
+    seen.add(content)
     return True
 
 

@@ -38,13 +38,14 @@ from learning.settings import (
     PositiveInt,
 )
 from learning.tiny import TinyModel
+from orchestrator.phase_kinds import TRAINING, PhaseKind
 from rewards.mix import Normalize
 from rewards.settings import Ramp, RewardUse
+from synthesis.settings import SynthesizeSettings
 
 _PLACE = core_schema.no_info_after_validator_function(
     place_of, core_schema.str_schema(), serialization=core_schema.to_string_ser_schema()
 )
-PhaseKind = Literal["distill", "reinforce", "evaluate"]
 BestBy = Literal["accuracy", "accuracy_first_order", "consistent_accuracy", Benchmark]
 
 
@@ -185,6 +186,12 @@ class OutputSection(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SynthesizePhase:
+    settings: SynthesizeSettings
+    kind: Literal["synthesize"] = "synthesize"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DistillPhase:
     settings: DistillSettings
     kind: Literal["distill"] = "distill"
@@ -203,7 +210,7 @@ class EvaluatePhase:
 
 
 # One phase with the settings it runs under: its section's, with its own overrides.
-Phase = DistillPhase | ReinforcePhase | EvaluatePhase
+Phase = SynthesizePhase | DistillPhase | ReinforcePhase | EvaluatePhase
 
 
 class RunConfig(Section):
@@ -218,6 +225,7 @@ class RunConfig(Section):
     verifier: VerifierSection = VerifierSection()
     learner: LearnerSettings = LearnerSettings()
     placement: PlacementSettings = PlacementSettings()
+    synthesize: SynthesizeSettings = SynthesizeSettings()
     distill: DistillSettings = DistillSettings()
     reinforce: ReinforceSettings = ReinforceSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
@@ -251,7 +259,31 @@ class RunConfig(Section):
 
     @property
     def trains(self) -> bool:
-        return any(phase.kind != "evaluate" for phase in self.phases)
+        return any(phase.kind in TRAINING for phase in self.phases)
+
+    @property
+    def phases_ahead(self) -> int:
+        """How many phases come before any that the run's learners and engines are needed for."""
+        for index, phase in enumerate(self.phases):
+            if phase.kind != "synthesize" or phase.settings.asks_policy:
+                return index
+        return len(self.phases)
+
+    @property
+    def is_driver_alone(self) -> bool:
+        """Whether it does all phases, without learners and engines."""
+        return bool(self.phases) and self.phases_ahead == len(self.phases)
+
+    def syntheses_before(self, index: int) -> tuple[int, ...]:
+        """The phases whose traces the phase of distillation at this index takes: those since the
+        one before it; none where the data has traces of its own."""
+        found: list[int] = []
+        for earlier in reversed(range(index)):
+            if self.phases[earlier].kind == "distill":
+                break
+            if self.phases[earlier].kind == "synthesize":
+                found.append(earlier)
+        return tuple(reversed(found))
 
     def evaluation_tokens(self, settings: EvaluateSettings) -> int:
         """The longest completion of an evaluation."""

@@ -25,7 +25,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from judging.errors import ConfigurationError
-from orchestrator.config import PhaseKind, RunConfig
+from orchestrator.config import RunConfig
+from orchestrator.phase_kinds import PhaseKind
 from orchestrator.yaml_source import Tree, YamlError, read_tree, read_value
 
 PATH_KEYS = (

@@ -14,6 +14,8 @@ from actors.urls import check_url, is_url
 from evaluation.items import Benchmark
 from judging.errors import ConfigurationError
 from learning.settings import DistillSettings
+from orchestrator.phase_kinds import TRAINING
+from orchestrator.synthesis_rules import synthesis_contradictions
 from rewards.attach import check_use
 from rewards.settings import RewardUse
 
@@ -28,14 +30,14 @@ def contradictions(config: RunConfig) -> list[str]:
     """All contradictions of `config`, one line each; empty if it can run."""
     rules = (
         *(_sources, _mix, _urls, _parts, _lengths, _engines, _workers, _learner, _placement),
-        *(_rewards, _evaluations, _phases),
+        *(_rewards, _evaluations, _phases, synthesis_contradictions),
     )
     return [problem for rule in rules for problem in rule(config)]
 
 
 def _sources(config: RunConfig) -> Iterator[str]:
     model, data = config.model, config.data
-    if model.path is None and model.make is None:
+    if not config.is_driver_alone and model.path is None and model.make is None:
         yield "neither model.path nor model.make is set: set one of them"
     if model.path is not None and model.make is not None:
         yield (
@@ -109,11 +111,18 @@ def _parts(config: RunConfig) -> Iterator[str]:
             f"data.distill_fraction ({data.distill_fraction:g}) and data.heldout_fraction "
             f"({data.heldout_fraction:g}) sum to more than 1: lower one of them"
         )
-    if config.has_phase("distill") and data.distill_path is None and data.distill_fraction == 0:
-        yield (
-            "phases has distill, but data.distill_fraction is 0 and data.distill_path is not set: "
-            "set one of them, or leave distill out"
-        )
+    if data.distill_path is None and data.distill_fraction == 0:
+        for index, phase in enumerate(config.phases):
+            if phase.kind == "distill" and not config.syntheses_before(index):
+                what, leave = "phases has distill", "leave distill out"
+            elif phase.kind == "synthesize" and phase.settings.of == "distill":
+                what, leave = "synthesize.of is distill", "set it to reinforce"
+            else:
+                continue
+            yield (
+                f"{what}, but data.distill_fraction is 0 and data.distill_path is not set: set one "
+                f"of them, or {leave}"
+            )
     if config.evaluations and data.heldout_path is None and data.heldout_fraction == 0:
         what = "phases has evaluate" if config.has_phase("evaluate") else "evaluate.every_steps"
         yield (
@@ -275,7 +284,7 @@ def _evaluations(config: RunConfig) -> Iterator[str]:
 
 def _best_by(config: RunConfig, by: str) -> Iterator[str]:
     kinds = [phase.kind for phase in config.phases]
-    trains = [index for index, kind in enumerate(kinds) if kind != "evaluate"]
+    trains = [index for index, kind in enumerate(kinds) if kind in TRAINING]
     is_last = not trains or "evaluate" not in kinds[trains[0] :]
     if config.evaluate.every_steps is None and is_last:
         yield (

@@ -31,6 +31,8 @@ from orchestrator.vitals import Vitals
 ProgressMode = Literal["auto", "bars", "lines", "quiet"]
 PHASE_TITLES = {"base": "base", "distill": "distilled", "reinforce": "reinforced"}
 _HEADLINES = {
+    "synthesis/kept": "kept",
+    "synthesis/cost_usd": "USD",
     "reward/mean": "reward",
     "accuracy": "accuracy",
     "loss": "loss",

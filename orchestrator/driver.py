@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from orchestrator.journal import RunJournal
 from orchestrator.lease import Lease
 from orchestrator.material import Material, prepare
 from orchestrator.memory import host_memory
+from orchestrator.pairs import LoadedPairs, load_pairs
 from orchestrator.peak_memory import PeakMemory
 from orchestrator.phases import distill
 from orchestrator.prometheus import RayMetrics
@@ -56,6 +58,7 @@ from orchestrator.shared_directory import check_shared
 from orchestrator.stopping import AskedToStop, StopRequest
 from orchestrator.store import Store, open_store
 from orchestrator.summary import FinalStatus, Summary
+from orchestrator.synthesize import Parts, synthesize, synthesize_ahead
 from orchestrator.telemetry import Telemetry
 from orchestrator.versions import versions
 from orchestrator.vitals import Vitals
@@ -95,14 +98,10 @@ def run(config: RunConfig) -> int:
         status: FinalStatus = "failed"
         best = None
         try:
-            reading = in_background(lambda: prepare(config, directory.path, directory.share_model))
-            with ray_cluster(_logical_cpus(config)) as cluster:
-                telemetry.to_ray = RayMetrics(run_id)
-                material = reading.result()
-                for note in material.notes:
-                    telemetry.say(note)
-                parts = (material, journal, telemetry, position, evaluations)
-                asyncio.run(_drive(config, cluster, directory, *parts))
+            parts = (config, directory, journal, telemetry)
+            position, loaded = _synthesize_ahead(*parts, position)
+            if not config.is_driver_alone:
+                _on_cluster(*parts, position, evaluations, loaded)
             status = "done"
         except asyncio.CancelledError:  # of a second signal, while the actors were ended
             status = "stopped"
@@ -133,6 +132,45 @@ def run(config: RunConfig) -> int:
         telemetry.final_table(evaluations, summary.best)
         telemetry.say(f"run {run_id} done in {wall_s:.0f} s; see {directory.where}")
     return 0
+
+
+def _synthesize_ahead(
+    config: RunConfig,
+    directory: RunDirectory,
+    journal: RunJournal,
+    telemetry: Telemetry,
+    position: Position,
+) -> tuple[Position, LoadedPairs | None]:
+    """The phases that need no actors of the run; where it then stands, and the pairs if they were
+    read."""
+    if position.phase >= config.phases_ahead:
+        return position, None
+    loaded = load_pairs(config)
+    for note in loaded.notes:
+        telemetry.say(note)
+    stop = StopRequest(config.deadlines.grace_s, say=telemetry.say)
+    parts = Parts(config, directory, journal, telemetry, stop, loaded.split)
+    return asyncio.run(synthesize_ahead(parts, position)), replace(loaded, notes=())
+
+
+def _on_cluster(
+    config: RunConfig,
+    directory: RunDirectory,
+    journal: RunJournal,
+    telemetry: Telemetry,
+    position: Position,
+    evaluations: list[Any],
+    loaded: LoadedPairs | None,
+) -> None:
+    """All other phases."""
+    reading = in_background(lambda: prepare(config, directory.path, directory.share_model, loaded))
+    with ray_cluster(_logical_cpus(config)) as cluster:
+        telemetry.to_ray = RayMetrics(directory.run_id)
+        material = reading.result()
+        for note in material.notes:
+            telemetry.say(note)
+        parts = (material, journal, telemetry, position, evaluations)
+        asyncio.run(_drive(config, cluster, directory, *parts))
 
 
 def end_run(journal: RunJournal, directory: RunDirectory, summary: Summary) -> list[Exception]:
@@ -247,6 +285,8 @@ async def _run_phases(run: Run) -> None:
                 continue
             run.stop.check()
             match phase.kind:
+                case "synthesize":
+                    await synthesize(run, index, phase)
                 case "distill":
                     await distill(run, index, phase)
                 case "reinforce":
@@ -359,7 +399,8 @@ def _probe(config: RunConfig, material: Material) -> list[int]:
             tokens.extend(prompt.token_ids)
         if len(tokens) >= length:
             break
-    tokens = tokens or [int(token) for token in material.distill[0].sample.prompt_ids]
+    if not tokens:
+        tokens = [int(t) for each in material.distill[:1] for t in each.sample.prompt_ids]
     return tokens[:length]
 
 

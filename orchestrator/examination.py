@@ -24,6 +24,7 @@ from orchestrator.doctor import Row, StoreFacts, row
 from orchestrator.facts import Facts, gather_facts
 from orchestrator.memory import ADAM_BYTES, DTYPE_BYTES, MASTER_BYTES
 from orchestrator.node_facts import NodeFacts, look
+from orchestrator.phase_kinds import TRAINING
 from orchestrator.plan import Plan, make_plan
 from orchestrator.preflight import (
     STORE_TIMEOUT_S,
@@ -163,7 +164,7 @@ def _disk(subject: Subject) -> Row:
     if config is None or parameters is None:
         return doctor.judge_disk(folder, free, None, 0)
     each = DTYPE_BYTES[config.model.dtype] + ADAM_BYTES + MASTER_BYTES
-    ends = sum(phase.kind != "evaluate" for phase in config.phases)
+    ends = sum(phase.kind in TRAINING for phase in config.phases)
     best = config.checkpoint.best_by is not None
     count = config.checkpoint.keep + best + ends + 1  # one is written before another goes
     return doctor.judge_disk(folder, free, parameters * each, count)

@@ -31,6 +31,7 @@ class Parts:
     distill: int  # with a trace
     reinforce: int
     heldout: int
+    to_ask: int = 0  # for distillation, whether they have a trace or not
     notes: tuple[str, ...] = ()  # what was read and what was left out
 
 
@@ -82,7 +83,8 @@ def gather_facts(config: RunConfig) -> Facts:
 def count_parts(config: RunConfig) -> Parts | None:
     data = config.data
     if (task := data.generate) is not None:
-        return Parts(task.distill_pairs, task.reinforce_pairs, task.heldout_pairs)
+        sizes = (task.distill_pairs, task.reinforce_pairs, task.heldout_pairs)
+        return Parts(*sizes, to_ask=task.distill_pairs)
     if absent_data(config):
         return None
     loaded = load_pairs(config)
@@ -90,6 +92,7 @@ def count_parts(config: RunConfig) -> Parts | None:
         distill=sum(pair.trace is not None for pair in loaded.split.distill),
         reinforce=len(loaded.split.reinforce),
         heldout=len(loaded.split.heldout),
+        to_ask=len(loaded.split.distill),
         notes=loaded.notes,
     )
 
@@ -121,7 +124,8 @@ def model_facts(config: RunConfig) -> ModelFacts:
     if (tiny := config.model.make) is not None:
         return _tiny_facts(tiny)
     path = config.model.path
-    assert path is not None, "the configuration's rules ask for model.path or model.make"
+    if path is None:
+        return ModelFacts(None, "unknown: the run needs none of its own", None, None)
     folder = model_folder(path, config.model.revision)
     if folder is None:
         number = re.search(r"(?<![\d.])(\d+(?:\.\d+)?)B(?![A-Za-z])", path)

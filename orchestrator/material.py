@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -20,12 +20,15 @@ from evaluation.items import Item
 from judging.errors import DataError
 from judging.presentation import balanced_order, both_orders
 from judging.prompts import PromptTemplate, load_template, tokenize_prompt
+from judging.readers import read_pairs
 from judging.records import JudgePrompt, Order, PreferencePair, Presentation
 from judging.splits import Split
 from learning.windows import TrainSample
 from orchestrator.benchmark_items import benchmark_items
 from orchestrator.config import EvaluateSettings, RunConfig
-from orchestrator.pairs import load_pairs
+from orchestrator.pairs import LoadedPairs, load_pairs
+from orchestrator.rundir import RunDirectory
+from synthesis.dataset import traces_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Demonstration:
 
 @dataclass(frozen=True, slots=True)
 class Material:
+    split: Split
     model_path: str
     distill: tuple[Demonstration, ...]
     reinforce: tuple[PairPrompts, ...]
@@ -55,10 +59,13 @@ class Material:
 
 
 def prepare(
-    config: RunConfig, run_path: Path, share_model: Callable[[Path], str] = str
+    config: RunConfig,
+    run_path: Path,
+    share_model: Callable[[Path], str] = str,
+    loaded: LoadedPairs | None = None,
 ) -> Material:
     """Reads or makes pairs and model, and renders every prompt once. A model that was made is
-    where `share_model` puts it.
+    where `share_model` puts it; pairs that are `loaded` already are not read again.
 
     Raises:
         DataError: data that cannot be used, or a phase that is left without any.
@@ -66,13 +73,15 @@ def prepare(
     """
     notes: list[str] = []
     template = load_template(config.judge.template)
-    loaded = load_pairs(config)
+    loaded = loaded or load_pairs(config)
     split = loaded.split
     notes.extend(loaded.notes)
-    model_path = _model(config, run_path, split, template)
+    traces = synthesized_pairs(config, run_path, range(config.phases_ahead)) or split.distill
+    model_path = _model(config, run_path, replace(split, distill=traces), template)
     tokenizer = load_tokenizer(config, model_path)
     renderer = _Renderer(template, tokenizer, config)
     material = Material(
+        split=split,
         model_path=share_model(Path(model_path)) if config.model.make else model_path,
         distill=tuple(renderer.demonstrations(split.distill, notes)),
         reinforce=tuple(renderer.prompts(split.reinforce, "reinforcement", notes)),
@@ -82,6 +91,50 @@ def prepare(
     )
     _check_phases(config, material)
     return material
+
+
+def synthesized_pairs(
+    config: RunConfig, run_path: Path, phases: Iterable[int]
+) -> tuple[PreferencePair, ...]:
+    """The pairs with the traces that these phases of synthesis have made.
+
+    Raises:
+        DataError: none was kept.
+    """
+    pairs: list[PreferencePair] = []
+    for index in phases:
+        phase = config.phases[index]
+        assert phase.kind == "synthesize"
+        folder = RunDirectory(run_path).synthesis(index)
+        path = traces_file(folder, phase.settings.format)
+        if path.stat().st_size == 0:
+            raise DataError(
+                f"phase {index + 1}, synthesize, has kept no trace: see {folder}, with why "
+                "each was rejected"
+            )
+        pairs.extend(read_pairs(path, every_trace=True))
+    return tuple(pairs)
+
+
+def demonstrations_of(
+    config: RunConfig, run_path: Path, index: int, material: Material
+) -> tuple[Sequence[Demonstration], Sequence[str]]:
+    """What the phase of distillation at this index imitates, and what a person should know of it.
+
+    Raises:
+        DataError: there is nothing.
+    """
+    syntheses = config.syntheses_before(index)
+    if not syntheses:
+        return material.distill, ()
+    pairs = synthesized_pairs(config, run_path, syntheses)
+    notes = [f"distilling from {len(pairs):,} synthesized traces"]
+    tokenizer = load_tokenizer(config, material.model_path)
+    renderer = _Renderer(load_template(config.judge.template), tokenizer, config)
+    made = renderer.demonstrations(pairs, notes)
+    if not made:
+        raise DataError(f"phase {index + 1}, distill, has no trace: {'; '.join(notes)}")
+    return made, notes
 
 
 def _model(config: RunConfig, run_path: Path, split: Split, template: PromptTemplate) -> str:
@@ -178,8 +231,12 @@ class _Renderer:
 def _check_phases(config: RunConfig, material: Material) -> None:
     """Refuses a phase that is left without enough data."""
     notes = "; ".join(material.notes) or "nothing was left out"
-    for phase in config.phases:
+    for index, phase in enumerate(config.phases):
         match phase.kind:
+            case "synthesize":
+                continue
+            case "distill" if config.syntheses_before(index):
+                continue
             case "distill":
                 have, need = len(material.distill), 1
                 what = "traces; give data.distill_path"

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from evaluation.items import Benchmark
 from judging.errors import GavelError
+from judging.verification import Rejection
 
 # state: holds until the next value; each: of one step, and steps add up; rising: counts since the
 # run began; spread: of one step, and its distribution matters.
@@ -120,6 +121,22 @@ _EVALUATION_METRICS = (
     Metric("eval/length_bias", "share", "verdicts for the longer answer"),
 )
 
+_SYNTHESIS_METRICS = (
+    Metric("synthesis/pairs", "pairs", "pairs of which it is decided what came of them"),
+    Metric("synthesis/kept", "share", "of these, with a trace that is kept"),
+    Metric("synthesis/rejected", "pairs", "of these, without one in any pass"),
+    Metric("synthesis/failed", "pairs", "of these, that no teacher answered"),
+    Metric("synthesis/requests", "requests", "tries that were sent to teachers"),
+    Metric("synthesis/answers", "answers", "that teachers gave, without those from the cache"),
+    Metric("synthesis/input_tokens", "tokens", "that teachers read"),
+    Metric("synthesis/output_tokens", "tokens", "that teachers wrote"),
+    Metric("synthesis/cost_usd", "USD", "what it cost by synthesize.prices"),
+    *(
+        Metric(f"synthesis/rejections/{why.value}", "answers", f"rejected for {why.value}")
+        for why in Rejection
+    ),
+)
+
 # Of the run as it stands; in no step's row, but shown while the run goes on.
 RUN_METRICS: Mapping[str, Metric] = {
     metric.name: metric
@@ -131,7 +148,8 @@ RUN_METRICS: Mapping[str, Metric] = {
     )
 }
 METRICS: Mapping[str, Metric] = {
-    metric.name: metric for metric in (*_STEP_METRICS, *_TIME_METRICS, *_EVALUATION_METRICS)
+    metric.name: metric
+    for metric in (*_STEP_METRICS, *_TIME_METRICS, *_EVALUATION_METRICS, *_SYNTHESIS_METRICS)
 }
 # Metrics that each reward of the mix has, by its name, and each of its components.
 OF_EACH_REWARD: Mapping[str, Metric] = {
@@ -141,12 +159,16 @@ OF_EACH_REWARD: Mapping[str, Metric] = {
     "score": Metric("", "score", "mean score of the reward {0}"),
 }
 COMPONENT = Metric("", "", "mean component {1} of the reward {0}")  # what else a reward tells
+KEPT = "synthesis/kept/"  # before a source and the number of a pass
+_KEPT = Metric("", "share", "pairs of {0} with a trace that is kept, of those asked about in it")
 
 
 def metric(name: str) -> Metric:
     """The metric of that name, declared or of a reward; raises KeyError if there is none."""
     if name in METRICS:
         return METRICS[name]
+    if name.startswith(KEPT):
+        return replace(_KEPT, name=name, meaning=_KEPT.meaning.format(name.removeprefix(KEPT)))
     family, _, rest = name.partition("/")
     reward, _, part = rest.partition("/")
     if family != "reward" or not reward or not part:

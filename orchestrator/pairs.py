@@ -60,7 +60,11 @@ def load_pairs(config: RunConfig) -> LoadedPairs:
         split = replace(split, distill=tuple(_read(data.distill_path, notes, reports)))
     if data.heldout_path:
         split = replace(split, heldout=tuple(_read(data.heldout_path, notes, reports)))
-    if config.has_phase("distill") and not any(pair.trace for pair in split.distill):
+    takes_traces = any(
+        phase.kind == "distill" and not config.syntheses_before(index)
+        for index, phase in enumerate(config.phases)
+    )
+    if takes_traces and not any(pair.trace for pair in split.distill):
         origin = data.distill_path or f"{origin} (data.distill_fraction of it)"
         raise DataError(
             f"{origin}: none of {len(split.distill)} pairs for distillation has a trace: name "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -10,6 +11,7 @@ from typing import Any
 from orchestrator.commits import commit_step, end_training
 from orchestrator.config import DistillPhase
 from orchestrator.evaluating import evaluate_if_due
+from orchestrator.material import demonstrations_of
 from orchestrator.plan import total_steps
 from orchestrator.recovery import begin_on_learners, on_learners
 from orchestrator.run import Run
@@ -17,7 +19,12 @@ from orchestrator.run import Run
 
 async def distill(run: Run, index: int, phase: DistillPhase) -> None:
     """Supervised fine-tuning on the traces."""
-    settings, traces = phase.settings, run.material.distill
+    settings = phase.settings
+    traces, notes = await asyncio.to_thread(
+        demonstrations_of, run.config, run.directory.path, index, run.material
+    )
+    for note in notes:
+        run.telemetry.say(note)
     steps = total_steps(len(traces), settings.batch_size, settings.epochs, settings.max_steps)
     run.journal.begin_phase(index, "distill", steps)
     with run.telemetry.phase("distill", index, steps, done=run.position.done(index)):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from judging.errors import ConfigurationError
 from learning.settings import DistillSettings, GrpoSettings
-from orchestrator.config import EvaluateSettings, Phase, PhaseKind, RunConfig
+from orchestrator.config import EvaluateSettings, Phase, RunConfig
 from orchestrator.facts import Facts, Parts
 from orchestrator.memory import (
     DRIVER_PROCESS_BYTES,
@@ -24,6 +24,8 @@ from orchestrator.memory import (
     learner_memory,
     needs_gpus,
 )
+from orchestrator.phase_kinds import PhaseKind
+from synthesis.settings import SynthesizeSettings
 
 Role = Literal["driver", "rollout worker", "learner", "verifier"]
 
@@ -96,9 +98,28 @@ def total_steps(items: int, batch_size: int, epochs: float, max_steps: int | Non
 def make_plan(config: RunConfig, facts: Facts) -> Plan:
     """Raises ConfigurationError if a phase has less data than one of its steps takes."""
     on_gpu = needs_gpus(config, facts.machine)
-    rollout, learner = config.rollout, config.learner
+    driver = ActorPlan("driver", 1, 1, 0, Memory((("process", DRIVER_PROCESS_BYTES),)))
     actors = (
-        ActorPlan("driver", 1, 1, 0, Memory((("process", DRIVER_PROCESS_BYTES),))),
+        (driver,) if config.is_driver_alone else (driver, *_actors(config, facts, on_gpu=on_gpu))
+    )
+    return Plan(
+        phases=tuple(
+            _phase_plan(config, index, phase, facts.parts)
+            for index, phase in enumerate(config.phases)
+        ),
+        actors=actors,
+        parts=facts.parts,
+        context_tokens=config.context_tokens,
+        parameters=facts.model.parameters,
+        parameters_source=facts.model.source,
+        uses_gpus=on_gpu,
+        is_colocated=config.placement.mode == "colocated",
+    )
+
+
+def _actors(config: RunConfig, facts: Facts, *, on_gpu: bool) -> tuple[ActorPlan, ...]:
+    rollout, learner = config.rollout, config.learner
+    return (
         ActorPlan(
             "rollout worker",
             rollout.workers,
@@ -121,36 +142,53 @@ def make_plan(config: RunConfig, facts: Facts) -> Plan:
             Memory((("process", VERIFIER_PROCESS_BYTES),)),
         ),
     )
-    return Plan(
-        phases=tuple(
-            _phase_plan(config, phase, facts.parts, f"phases[{index}]")
-            for index, phase in enumerate(config.phases)
-        ),
-        actors=actors,
-        parts=facts.parts,
-        context_tokens=config.context_tokens,
-        parameters=facts.model.parameters,
-        parameters_source=facts.model.source,
-        uses_gpus=on_gpu,
-        is_colocated=config.placement.mode == "colocated",
-    )
 
 
-def _phase_plan(config: RunConfig, phase: Phase, parts: Parts | None, name: str) -> PhasePlan:
+def _phase_plan(config: RunConfig, index: int, phase: Phase, parts: Parts | None) -> PhasePlan:
     if phase.kind == "evaluate":
         tokens = config.evaluation_tokens(phase.settings)
         return _evaluate_plan(config, phase.settings, tokens, parts)
+    if phase.kind == "synthesize":
+        return _synthesize_plan(phase.settings, parts)
     if phase.kind == "distill":
-        plan = _distill_plan(config, phase.settings, parts)
+        plan = _distill_plan(config, phase.settings, parts, config.syntheses_before(index))
     else:
-        plan = _reinforce_plan(config, phase.settings, parts, f"{name}.reinforce")
+        plan = _reinforce_plan(config, phase.settings, parts, f"phases[{index}].reinforce")
     if (every := config.evaluate.every_steps) is None:
         return plan
     return replace(plan, benchmarks=config.evaluate.benchmarks, evaluated_every_steps=every)
 
 
-def _distill_plan(config: RunConfig, settings: DistillSettings, parts: Parts | None) -> PhasePlan:
+def _synthesize_plan(settings: SynthesizeSettings, parts: Parts | None) -> PhasePlan:
+    """What is asked at most, if no pass but the last one keeps anything."""
+    pairs = _pairs_to_ask(settings, parts)
+    orders = 2 if settings.order == "both" else 1
+    asked = None if pairs is None else pairs * orders * sum(p.samples for p in settings.passes)
+    tokens = max(teacher.max_new_tokens for teacher in settings.used.values())
+    return PhasePlan(
+        kind="synthesize",
+        pairs=pairs,
+        steps=None,
+        updates_per_step=0,
+        samples_per_step=asked,
+        new_tokens_per_step=None if asked is None else asked * tokens,
+        trained_tokens_per_step=0,
+    )
+
+
+def _pairs_to_ask(settings: SynthesizeSettings, parts: Parts | None) -> int | None:
+    if parts is None:
+        return None
+    pairs = parts.to_ask if settings.of == "distill" else parts.reinforce
+    return min(pairs, settings.pairs or pairs)
+
+
+def _distill_plan(
+    config: RunConfig, settings: DistillSettings, parts: Parts | None, syntheses: tuple[int, ...]
+) -> PhasePlan:
     traces, size = parts.distill if parts else None, settings.batch_size
+    if syntheses:  # nobody knows how many will be kept
+        traces = None
     if traces == 0:
         raise ConfigurationError(
             "phases has distill, but no pair for it has a trace: name pairs with traces in "
@@ -275,6 +313,12 @@ def _phase_line(phase: PhasePlan) -> str:
 
 
 def _work_line(phase: PhasePlan) -> str:
+    if phase.kind == "synthesize":
+        return (
+            f"synthesize: {_number(phase.pairs)} pairs -> at most "
+            f"{_number(phase.samples_per_step)} traces of teachers, of at most "
+            f"{_number(phase.new_tokens_per_step)} tokens in all"
+        )
     if phase.kind == "evaluate":
         return (
             f"evaluate: {_number(phase.pairs)} pairs in both orders = "

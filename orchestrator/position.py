@@ -12,6 +12,7 @@ from typing import Protocol, cast
 from judging.errors import DataError, InfrastructureError
 from orchestrator.journal_records import Checkpoint, StepCommit
 from orchestrator.measurements import EvaluatedPhase
+from orchestrator.phase_kinds import TRAINING
 
 
 class Files(Protocol):
@@ -48,7 +49,7 @@ class History:
 
     def trained_before(self, phase: int) -> int | None:
         """The last training phase before `phase`."""
-        trained = [index for index in range(phase) if self.kinds[index] != "evaluate"]
+        trained = [index for index in range(phase) if self.kinds[index] in TRAINING]
         return trained[-1] if trained else None
 
     def has_reference(self, phase: int) -> bool:
@@ -130,7 +131,7 @@ def _stand(history: History, files: Files, phase: int, *, is_ended: bool) -> Pos
     newest = len(committed) - is_ended
     own = [c for c in history.checkpoints if c.phase == phase and c.phase_step <= newest]
     checkpoint, damaged = _newest_whole(own, files)
-    trained = [kind for kind in history.kinds[:phase] if kind != "evaluate"]
+    trained = [kind for kind in history.kinds[:phase] if kind in TRAINING]
     position = Position(
         phase=phase,
         committed=committed,

@@ -23,6 +23,7 @@ from orchestrator.config import RunConfig
 from orchestrator.facts import Facts, absent_benchmarks, absent_data, read_json
 from orchestrator.memory import GIB, kv_cache_tokens
 from orchestrator.plan import Plan
+from orchestrator.synthesis_rules import lacking_keys
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 STORE_TIMEOUT_S = 5.0
@@ -81,6 +82,9 @@ def check_obstacles(config: RunConfig, plan: Plan, facts: Facts) -> None:
 def find_obstacles(config: RunConfig, plan: Plan, facts: Facts) -> list[str]:
     """What keeps this machine from running `config`, each with its mend; changes nothing."""
     found = [*_data(config), *_model(config, facts), *_run_dir(config), *_urls(config)]
+    found += lacking_keys(config)
+    if config.is_driver_alone:
+        return found  # nothing is trained, and no engine of its own is needed
     found += build_tools()
     if not facts.machine.is_cluster:  # else they are other machines' matter
         found += too_few_gpus(plan, facts)

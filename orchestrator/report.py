@@ -18,6 +18,7 @@ from orchestrator.disk import atomic_writer
 from orchestrator.measurements import StepRow
 from orchestrator.metrics import metric
 from orchestrator.rundir import RunDirectory, TraceRecord
+from orchestrator.synthesis_report import synthesis_charts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,7 @@ def write_report(run: RunDirectory) -> Path:
         titles=PHASE_TITLES,
         duration=duration,
         share=share,
-        charts=list(_charts(steps, evaluations)),
+        charts=[*_charts(steps, evaluations), *synthesis_charts(run.path)],
         samples=_samples(run),
         config=run.config.read_text("utf-8") if run.config.exists() else "",
     )

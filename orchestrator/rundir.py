@@ -132,6 +132,10 @@ class RunDirectory:
         """What public benchmarks showed in a phase, after `step` training steps of the run."""
         return self.path / _BENCHMARKS / f"{phase}-step-{step:06d}"
 
+    def synthesis(self, phase: int) -> Path:
+        """What teachers were asked in a phase, and the data set that came of it."""
+        return self.path / "synthesis" / str(phase)
+
     @property
     def batches(self) -> Path:
         return self.path / "batches"
@@ -207,7 +211,8 @@ class RunDirectory:
         rows = [
             row
             for row in _read_lines(self.metrics)
-            if not is_evaluation(row) and (row["phase_index"], row["step"]) in committed
+            if _is_synthesis(row)
+            or (not is_evaluation(row) and (row["phase_index"], row["step"]) in committed)
         ]
         told = {(row["phase_index"], row["step"]) for row in rows}
         rows += [_step_row(step) for place, step in committed.items() if place not in told]
@@ -341,6 +346,11 @@ def check_run_id(run_id: str) -> None:
             f"run id {run_id!r}: use letters, digits, '.', '_' and '-' only, a letter or "
             "digit first"
         )
+
+
+def _is_synthesis(row: Mapping[str, Any]) -> bool:
+    """Whose figures are of a phase as a whole, which has no steps to commit."""
+    return row.get("phase") == "synthesize"
 
 
 def _step_row(row: StepRow) -> dict[str, Json]:

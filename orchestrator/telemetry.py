@@ -16,6 +16,8 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from rich.console import RenderableType
+
 from orchestrator.console import (
     ProgressMode,
     RunConsole,
@@ -233,6 +235,22 @@ class Telemetry:
             self.to_ray.record(evaluation.phase, metrics)
         self.vitals.sign()
         self._console.say(evaluation_line(evaluation.row()))
+
+    def synthesis(self, pairs: int, metrics: Mapping[str, float], *, is_last: bool = False) -> None:
+        """Shows how far a phase of synthesis is; its last figures are recorded."""
+        check_metrics(metrics, f"synthesis after {pairs} pairs")
+        self.vitals.change(step=pairs)
+        if self.to_ray is not None:
+            self.to_ray.record(self._phase.phase, metrics)
+        self._console.step(pairs, metrics)
+        if is_last:
+            at_s = self._wall_clock()
+            self._run.append_step(replace(self._phase, step=pairs, at_s=at_s, metrics=metrics))
+            if self._board is not None:
+                self._board.add(metrics, self._steps, at_s)
+
+    def show(self, table: RenderableType) -> None:
+        self._console.show(table)
 
     def say(self, text: str) -> None:
         """A line for the person at the console; what is told there, is a sign of life too."""

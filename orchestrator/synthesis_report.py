@@ -1,0 +1,69 @@
+"""What a synthesis came to, for people: the table at its end and the plots of the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.page import COLOURS, INK, Chart, new_figure, svg
+from judging.display import printable
+
+SUMMARY = "summary.json"
+
+
+def synthesis_table(summary: Mapping[str, Any]) -> Table:
+    """Keep rates by source and pass, then reasons, then what teachers were paid."""
+    table = Table(box=None, pad_edge=False)
+    for name in ("synthesized", "asked", "kept", "rate"):
+        table.add_column(
+            name, justify="left" if name == "synthesized" else "right", overflow="fold"
+        )
+    for row in summary["passes"]:
+        name = f"{row['source'] or '(no source)'}, pass {row['pass']}"
+        numbers = (f"{row['asked']:,}", f"{row['kept']:,}", f"{row['keep_rate']:.1%}")
+        table.add_row(Text(printable(name)), *numbers)
+    pairs, kept = summary["pairs"], summary["kept"]
+    table.add_row("all", f"{pairs:,}", f"{kept:,}", f"{kept / pairs:.1%}" if pairs else "")
+    for why, count in summary["rejections"].items():
+        table.add_row(f"answers rejected: {why}", f"{count:,}", "", "")
+    for state in ("failed", "unasked"):
+        if summary[state]:
+            table.add_row(f"pairs {state}", f"{summary[state]:,}", "", "")
+    for each in summary["teachers"]:
+        name = f"{each['teacher']} ({each['model']}): answers, USD"
+        table.add_row(Text(printable(name)), f"{each['answers']:,}", f"{each['cost_usd']:.4f}", "")
+    return table
+
+
+def synthesis_charts(run_path: Path) -> Iterator[Chart]:
+    """Of each phase of synthesis that has ended."""
+    for path in sorted(run_path.glob(f"synthesis/*/{SUMMARY}")):
+        with suppress(OSError, ValueError):  # of a file that was spoilt
+            yield _chart(int(path.parent.name), json.loads(path.read_text("utf-8")))
+
+
+def _chart(phase: int, summary: Mapping[str, Any]) -> Chart:
+    figure, axes = new_figure()
+    rows = summary["passes"]
+    places = range(len(rows))
+    axes.barh(places, [row["keep_rate"] for row in rows], color=COLOURS[0], height=0.6)
+    for place, row in zip(places, rows, strict=True):
+        told = f"{row['kept']:,} of {row['asked']:,}"
+        axes.text(0.01, place, told, va="center", color="white", fontsize=8, weight="bold")
+    names = [f"{printable(row['source'])[:24] or 'pairs'}, pass {row['pass']}" for row in rows]
+    axes.set_yticks(places, names, fontsize=8, color=INK)
+    axes.set_xlim(0, 1)
+    axes.invert_yaxis()
+    reasons = ", ".join(f"{why} {count:,}" for why, count in summary["rejections"].items())
+    caption = (
+        f"share of the pairs asked about in a pass of which a trace was kept; answers rejected "
+        f"for: {reasons or 'nothing'}"
+    )
+    title = f"Synthesized traces (phase {phase + 1})"
+    return Chart(title, caption, svg(figure, f"synthesis {phase}"))

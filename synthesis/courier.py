@@ -1,0 +1,128 @@
+"""The process that carries requests to an endpoint: a child of the driver, and outlives it.
+
+Reads requests as JSON lines from its input and writes what came of each to its output, until the
+input ends. What the service has been asked it will charge for, so that a driver that was killed
+must not lose the answer: the courier then waits for what is in flight, and writes the answers that
+the driver had not written down into a file, which the next driver reads (`couriers.py`).
+
+It makes one try of each request. Rates, pauses and further tries are the driver's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+LOCK = "couriers.lock"
+UNDELIVERED = "undelivered-{}.jsonl"
+_KEPT = ("retry-after", "retry-after-ms")
+
+
+class Courier:
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._folder = Path(settings["folder"])
+        self._settings = settings
+        self._unwritten: dict[str, str] = {}  # key -> body, not yet in the driver's ledger
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self, lines: asyncio.StreamReader) -> None:
+        """Until the input ends and what was sent is answered."""
+        from openai import AsyncOpenAI, DefaultAioHttpClient
+
+        key_variable = self._settings["api_key_env"]
+        self._client = AsyncOpenAI(
+            base_url=self._settings["base_url"],
+            api_key=os.environ[key_variable] if key_variable else "none",
+            max_retries=0,
+            http_client=DefaultAioHttpClient(trust_env=self._settings["trust_env"]),
+        )
+        _say({"ready": True})
+        while line := await lines.readline():
+            message = json.loads(line)
+            if "written" in message:
+                self._unwritten.pop(message["written"], None)
+                continue
+            task = asyncio.create_task(self._carry(message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._leave()
+        await self._client.close()
+
+    async def _carry(self, message: dict[str, Any]) -> None:
+        found: dict[str, Any] = {"id": message["id"]}
+        try:
+            found |= await self._post(message)
+        except Exception as error:  # whatever the client's libraries raise is a try that failed
+            found |= {"error": f"{type(error).__name__}: {error}"}
+        if found.get("status") == 200:
+            self._unwritten[message["key"]] = found["body"]
+        _say(found)
+
+    async def _post(self, message: dict[str, Any]) -> dict[str, Any]:
+        import httpx2
+        from openai import APIConnectionError, APIStatusError, APITimeoutError
+
+        try:
+            response = await self._client.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                body=message["body"],
+                options={
+                    "headers": {"Idempotency-Key": message["key"]},
+                    "timeout": message["timeout_s"],
+                },
+            )
+        except APIStatusError as error:
+            response = error.response
+        except APITimeoutError:
+            return {"error": f"no answer within {message['timeout_s']:g} s", "is_in_doubt": True}
+        except APIConnectionError as error:
+            return {"error": f"the connection failed: {error.__cause__ or error}"}
+        headers = {name: response.headers[name] for name in _KEPT if name in response.headers}
+        return {"status": response.status_code, "headers": headers, "body": response.text}
+
+    def _leave(self) -> None:
+        """What the driver did not live to write down."""
+        if not self._unwritten:
+            return
+        path = self._folder / UNDELIVERED.format(os.getpid())
+        partial = path.with_suffix(".tmp")
+        with partial.open("w", encoding="utf-8") as file:
+            for key, body in self._unwritten.items():
+                teacher = self._settings["teacher"]
+                file.write(json.dumps({"teacher": teacher, "key": key, "body": body}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+
+
+def _say(message: dict[str, Any]) -> None:
+    try:
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+    except OSError:  # the driver is gone; what it does not know is left for the next one
+        pass
+
+
+async def _main() -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):  # the driver ends it, by the end of its input
+        loop.add_signal_handler(number, lambda: None)
+    lines = asyncio.StreamReader(limit=2**30)
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    settings = json.loads(await lines.readline())
+    with (Path(settings["folder"]) / LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)  # until this process ends
+        await Courier(settings).run(lines)
+
+
+if __name__ == "__main__":
+    asyncio.run(_main())

@@ -1,0 +1,143 @@
+"""The driver's side of the courier: a child process that holds the connections to an endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from judging.errors import InfrastructureError
+from synthesis.asking import TryFailed
+from synthesis.courier import LOCK, UNDELIVERED
+
+_START_S = 120.0
+_STOP_S = 10.0
+_LIMIT_BYTES = 2**30  # of one line: answers have no bound of their own
+
+
+class Couriers:
+    """One courier, started when it is needed and again when it has died. Life: `post`, `close`."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = dict(settings)
+        self._process: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._starting = asyncio.Lock()
+        self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._numbers = count()
+
+    async def post(self, key: str, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
+        """What came of one try: `status`, `headers` and `body`, or `error`.
+
+        Raises:
+            TryFailed: the courier died, and nobody knows.
+            InfrastructureError: it does not start.
+        """
+        async with self._starting:
+            if self._process is None:
+                await self._start()
+        number = next(self._numbers)
+        found = self._waiting[number] = asyncio.get_running_loop().create_future()
+        try:
+            self._tell({"id": number, "key": key, "body": body, "timeout_s": timeout_s})
+            return await found
+        finally:
+            self._waiting.pop(number, None)
+
+    def written(self, key: str) -> None:
+        """The answer is in the ledger: the courier need not keep it any more."""
+        self._tell({"written": key})
+
+    async def close(self) -> None:
+        """It ends by itself once what is in flight is answered; that is waited for elsewhere."""
+        if self._process is None or self._process.stdin is None:
+            return
+        self._process.stdin.close()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), _STOP_S)
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def _tell(self, message: Mapping[str, Any]) -> None:
+        process = self._process
+        if process is None or process.stdin is None or process.stdin.is_closing():
+            return  # died: `_read` tells those who wait
+        process.stdin.write(json.dumps(message).encode() + b"\n")
+
+    async def _start(self) -> None:
+        # In a session of its own, out of reach of the signals that end the driver's group.
+        self._process = process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "synthesis.courier"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            limit=_LIMIT_BYTES,
+        )
+        self._tell(self._settings)
+        assert process.stdout is not None
+        try:
+            async with asyncio.timeout(_START_S):
+                is_ready = await process.stdout.readline()
+        except TimeoutError:
+            is_ready = b""
+        if not is_ready:
+            with suppress(ProcessLookupError):
+                process.kill()
+            self._process = None
+            raise InfrastructureError(
+                f"the process that asks {self._settings['base_url'] or 'the service'} did not "
+                f"start within {_START_S:.0f} s, or ended: see its output above"
+            )
+        self._reading = asyncio.create_task(self._read(process))
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        while line := await process.stdout.readline():
+            message = json.loads(line)
+            if (waiting := self._waiting.get(message["id"])) and not waiting.done():
+                waiting.set_result(message)
+        self._process = None
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                failure = TryFailed("the process that carried it ended", is_in_doubt=True)
+                waiting.set_exception(failure)
+
+
+async def wait_for_others(folder: Path, timeout_s: float, say: Callable[[str], object]) -> None:
+    """Until the couriers of a driver that died have left what they got.
+
+    Raises:
+        InfrastructureError: they have not ended within `timeout_s`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline_s, is_told = time.monotonic() + timeout_s, False
+    with (folder / LOCK).open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                pass
+            if not is_told:
+                say("waiting for the answers to what the driver before was asking")
+                is_told = True
+            if time.monotonic() > deadline_s:
+                raise InfrastructureError(
+                    f"{folder / LOCK}: a process of the driver before still waits for answers "
+                    f"after {timeout_s:.0f} s: end it, and go on with --resume"
+                )
+            await asyncio.sleep(0.05)
+
+
+def undelivered(folder: Path) -> Iterator[tuple[Path, list[dict[str, str]]]]:
+    """The files of answers that came for a driver that died; remove each once it is taken up."""
+    for path in sorted(folder.glob(UNDELIVERED.format("*"))):
+        lines = path.read_text("utf-8").splitlines()
+        yield path, [json.loads(line) for line in lines]
