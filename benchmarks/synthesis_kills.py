@@ -28,6 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import teacher_pairs
 import yaml
 from teacher_stub import MODEL
 
@@ -36,15 +37,17 @@ PRICE = {"input_usd_per_million": 3.0, "output_usd_per_million": 15.0}
 DEADLINE_S = 900.0
 
 
-def configuration(base_url: str, model: str, pairs: int, runs: Path) -> dict[str, Any]:
+def configuration(base_url: str, model: str, pairs: Path, runs: Path) -> dict[str, Any]:
     teacher = {"uses": "openai", "base_url": base_url, "model": model, "max_new_tokens": 128}
     return {
         "run": {"id": "kills", "dir": str(runs)},
         "phases": ["synthesize"],
         "judge": {"template": "compact"},
         "data": {
-            "generate": {"distill_pairs": pairs, "reinforce_pairs": 6, "heldout_pairs": 6},
-            "max_prompt_tokens": 96,
+            "path": str(pairs),
+            "distill_fraction": 1.0,
+            "heldout_fraction": 0.0,
+            "overlap": "ignore",
         },
         "output": {"tensorboard": False},
         "synthesize": {
@@ -146,7 +149,9 @@ def main() -> None:
 
 
 def _measure(options: argparse.Namespace, config: Path, base_url: str) -> dict[str, Any]:
-    tree = configuration(base_url, options.model, options.pairs, config.parent)
+    pairs = config.with_name("pairs.jsonl")
+    teacher_pairs.write(pairs, options.pairs)
+    tree = configuration(base_url, options.model, pairs, config.parent)
     config.write_text(yaml.safe_dump(tree))
     lived = drive(config, options.kills, options.seed, options.least_s, options.most_s)
     served = stats(base_url)

@@ -17,14 +17,11 @@ import asyncio
 import hashlib
 import json
 import re
-import sys
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from aiohttp import web
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
 from judging.errors import DataError
 from judging.quickstart_teacher import teach
 from judging.records import Message, PreferencePair, Presentation

@@ -1,0 +1,29 @@
+"""Preference pairs for measurements of a synthesis: quickstart problems, as many as are asked for.
+
+The task itself has some thousands; a first turn of its own makes each pair another one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import cycle, islice
+from pathlib import Path
+
+from judging.quickstart import QuickstartTask, generate
+from judging.readers import write_pairs
+from judging.records import Message, PreferencePair, pair_uid
+
+
+def write(path: Path, count: int) -> None:
+    """As JSONL, for `data.path`."""
+    write_pairs(path, islice(_pairs(), count))
+
+
+def _pairs() -> Iterator[PreferencePair]:
+    task = QuickstartTask(distill_pairs=6, reinforce_pairs=3000, heldout_pairs=6)
+    for number, pair in enumerate(cycle(generate(task).reinforce)):
+        before = (Message("user", f"problem {number}"), Message("assistant", "go on"))
+        conversation = (*before, *pair.conversation)
+        uid = pair_uid(conversation, pair.chosen, pair.rejected)
+        yield replace(pair, uid=uid, conversation=conversation)
