@@ -47,6 +47,7 @@ A run that did not finish goes on from what it committed if it is begun again un
 # The other commands, by the module that adds its parser and does what it says.
 _PARTS = {
     "data": "data_cli",
+    "synthesis": "synthesis_cli",
     "status": "status_cli",
     "rewards": "rewards_cli",
     "workers": "workers_cli",

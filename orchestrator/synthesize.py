@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -306,31 +306,18 @@ def _conclude(
     parts: Parts, folder: Path, tally: Tally, ledger: Ledger, spent: str | None, count: int
 ) -> None:
     """Says and writes down what came of it."""
-    found = measured(tally, ledger)
-    parts.telemetry.synthesis(tally.pairs, found, is_last=True)
-    summary: dict[str, Any] = {
-        **tally.tree(),
-        "traces": count,
-        "cost_usd": found["synthesis/cost_usd"],
-        "ended_early": spent,
-        "teachers": [
-            {
-                "teacher": each.teacher,
-                "model": each.model,
-                "answers": each.answers,
-                "tries": each.tries,
-                "input_tokens": each.input_tokens,
-                "output_tokens": each.output_tokens,
-                "cost_usd": each.cost_nusd / NUSD,
-                "estimated": each.estimated,
-                "from_cache": each.from_cache,
-                "in_doubt": each.in_doubt,
-            }
-            for each in ledger.spending()
-        ],
-    }
+    parts.telemetry.synthesis(tally.pairs, measured(tally, ledger), is_last=True)
+    summary = summary_of(tally, ledger) | {"traces": count, "ended_early": spent}
     with atomic_writer(folder / SUMMARY) as file:
         json.dump(summary, file, indent=2)
     parts.telemetry.show(synthesis_table(summary))
     if spent:
         parts.telemetry.say(f"synthesis ended early: {spent}")
+
+
+def summary_of(tally: Tally, ledger: Ledger) -> dict[str, Any]:
+    """What came of the pairs, and what each teacher was paid, as plain values."""
+    spending = ledger.spending()
+    teachers = [asdict(each) | {"cost_usd": each.cost_nusd / NUSD} for each in spending]
+    cost_usd = sum(each.cost_nusd for each in spending) / NUSD
+    return {**tally.tree(), "cost_usd": cost_usd, "teachers": teachers}

@@ -242,12 +242,14 @@ class Asker:
 async def check_all(askers: list[Asker], timeout_s: float) -> None:
     """Whether all can be asked, before the first is. Raises ConfigurationError, and
     InfrastructureError after `timeout_s`."""
+    asked = None
     try:
         async with asyncio.timeout(timeout_s):
-            for asker in askers:
-                await asker.service.check()
+            for asked in askers:
+                await asked.service.check()
     except TimeoutError:
+        assert asked is not None, "else there is nothing to wait for"
         raise InfrastructureError(
-            f"synthesize.teachers.{asker.name}: {asker.settings.base_url or asker.settings.uses} "
+            f"synthesize.teachers.{asked.name}: {asked.settings.base_url or asked.settings.uses} "
             f"did not say within {timeout_s:.0f} s which models it has"
         ) from None

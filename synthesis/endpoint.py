@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -123,14 +124,15 @@ class Endpoint:
 
 def chat_body(settings: Teacher, request: TeacherRequest) -> dict[str, Any]:
     """The body of a chat completion that asks for one trace."""
-    return {
+    body = {
         "model": settings.model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
         "temperature": request.temperature,
-        # A service that knows only the new name says so at once; `parameters` may set it instead.
         "max_tokens": request.max_new_tokens,
         **settings.parameters,
     }
+    # A service that knows another name for a parameter says so; null takes ours out.
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def read_completion(body: str, *, prompt_chars: int, keep_reasoning: bool) -> Answer:
@@ -176,17 +178,12 @@ def estimated_usage(prompt_chars: int, text: str) -> Usage:
 
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     """How long the service asks to be left alone: in seconds, milliseconds or as a date."""
-    try:
-        if value := headers.get("retry-after-ms"):
-            return max(0.0, float(value) / 1000)
-        value = headers.get("retry-after", "")
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - now_s)
-    except ValueError:
-        return None
+    for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        with suppress(KeyError, ValueError):
+            return max(0.0, float(headers[name]) * unit_s)
+    with suppress(KeyError, ValueError):
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now_s)
+    return None
 
 
 def refuse_status(name: str, where: str, status: int, text: str, key_variable: str | None) -> None:
