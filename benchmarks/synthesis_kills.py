@@ -4,10 +4,9 @@
     python benchmarks/synthesis_kills.py --base-url http://127.0.0.1:8000/v1 --model NAME
 
 Two passes over quickstart pairs against a service that misbehaves (benchmarks/teacher_stub.py) or,
-with --base-url, one that is there, such as `vllm serve`. The driver is sent SIGKILL at random
-moments and begun again. Checked at the end: each pair has one outcome, no request was answered
-twice, and requests, tokens and dollars counted are the service's own. Of a service without /stats
-only the first is known.
+with --base-url, one that is there, such as `vllm serve`, whose own metrics are read. The driver is
+sent SIGKILL at random moments and begun again. Checked at the end: each pair has one outcome, no
+request was answered twice, and answers, tokens and dollars counted are the service's own.
 """
 
 from __future__ import annotations
@@ -76,11 +75,30 @@ def stub(*arguments: str) -> Iterator[str]:
 
 
 def stats(base_url: str) -> dict[str, Any] | None:
+    """What the service has answered, in words of the stub; None if it does not tell."""
+    server = base_url.removesuffix("/v1")
     try:
-        with urllib.request.urlopen(base_url.removesuffix("/v1") + "/stats", timeout=10) as answer:
+        with urllib.request.urlopen(f"{server}/stats", timeout=10) as answer:
             return json.load(answer)
     except OSError:
+        pass
+    try:
+        with urllib.request.urlopen(f"{server}/metrics", timeout=10) as answer:
+            return _vllm_stats(answer.read().decode())
+    except OSError:
         return None
+
+
+def _vllm_stats(metrics: str) -> dict[str, Any]:
+    """From vLLM's Prometheus metrics, summed over labels."""
+    sums = {"request_success": 0.0, "prompt_tokens": 0.0, "generation_tokens": 0.0}
+    for line in metrics.splitlines():
+        for name in sums:
+            is_wanted = 'reason="abort"' not in line and 'reason="error"' not in line
+            if line.startswith(f"vllm:{name}_total") and is_wanted:
+                sums[name] += float(line.split()[-1])
+    answered, inputs, outputs = (round(number) for number in sums.values())
+    return {"answered": answered, "input_tokens": inputs, "output_tokens": outputs}
 
 
 def drive(config: Path, kills: int, seed: int, least_s: float, most_s: float) -> list[float]:
@@ -124,7 +142,7 @@ def findings(folder: Path, pairs: int, served: dict[str, Any] | None) -> dict[st
         tokens[0] * PRICE["input_usd_per_million"] + tokens[1] * PRICE["output_usd_per_million"]
     ) / 1e6
     return found | {
-        "requests answered twice": (served["answered_twice"], 0),
+        "requests answered twice": (served.get("answered_twice", served["answered"] - answers), 0),
         "answers": (answers, served["answered"]),
         "input tokens": (inputs, tokens[0]),
         "output tokens": (outputs, tokens[1]),
@@ -153,12 +171,20 @@ def _measure(options: argparse.Namespace, config: Path, base_url: str) -> dict[s
     teacher_pairs.write(pairs, options.pairs)
     tree = configuration(base_url, options.model, pairs, config.parent)
     config.write_text(yaml.safe_dump(tree))
+    before = stats(base_url)
     lived = drive(config, options.kills, options.seed, options.least_s, options.most_s)
-    served = stats(base_url)
+    served = _since(before, stats(base_url))
     folder = config.parent / "kills" / "synthesis" / "0"
     print((folder / "summary.json").read_text())
     print(f"drivers lived {', '.join(f'{each:.1f}' for each in lived)} s; service: {served}")
     return findings(folder, options.pairs, served)
+
+
+def _since(before: dict[str, Any] | None, after: dict[str, Any] | None) -> dict[str, Any] | None:
+    if before is None or after is None:
+        return None
+    counts = ("answered", "input_tokens", "output_tokens")
+    return after | {name: after[name] - before[name] for name in counts}
 
 
 def _options() -> argparse.Namespace:

@@ -33,7 +33,7 @@ from orchestrator.synthesis_rules import SERVICES, key_variable
 from orchestrator.telemetry import Telemetry
 from orchestrator.versions import versions
 from synthesis.asking import Asker, Probation, Service, check_all
-from synthesis.batches import BatchService
+from synthesis.batches import batch_service
 from synthesis.budget import Budget, price_of
 from synthesis.couriers import undelivered, wait_for_others
 from synthesis.dataset import DatasetFacts, write_dataset
@@ -214,8 +214,8 @@ async def _services(
                     services[name] = Endpoint(name, teacher, folder=folder, key_variable=variable)
                 elif teacher.uses in SERVICES:
                     variable = key_variable(teacher)
-                    services[name] = BatchService(
-                        name, teacher, ledger=ledger, key_variable=variable
+                    services[name] = batch_service(
+                        name, teacher, key_variable=variable, ledger=ledger
                     )
                 elif teacher.uses == "policy":
                     assert parts.run is not None, "the rules put it after other phases"

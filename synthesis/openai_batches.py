@@ -93,7 +93,9 @@ class OpenAIBatches:
         status, body = response.get("status_code"), json.dumps(response.get("body"))
         if status != 200:
             raise ServiceError(status, body)
-        return read_completion(body, request, keep_reasoning=self._settings.keep_reasoning)
+        chars = sum(len(message.content) for message in request.messages)
+        keep = self._settings.keep_reasoning
+        return read_completion(body, prompt_chars=chars, keep_reasoning=keep)
 
     async def cancel(self, batch_id: str) -> None:
         with told(self._error):
