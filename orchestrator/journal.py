@@ -222,6 +222,11 @@ class RunJournal:
         """What came of a command; None while it waits."""
         return self._read(self._key("answers"), command_id)
 
+    def note_progress(self, step: int, metrics: Mapping[str, float]) -> None:
+        """How far a phase without steps to commit is; for people, and no ground for anything."""
+        values: Any = {"step": _dump(step), "metrics": _dump(dict(metrics))}
+        self._client.hset(self._key("run"), mapping=values)
+
     def record_rewards(self, rewards: Sequence[Mapping[str, Json]]) -> None:
         """The mix as it stands."""
         self._client.hset(self._key("run"), "rewards", _dump(list(rewards)))

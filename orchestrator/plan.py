@@ -25,6 +25,7 @@ from orchestrator.memory import (
     needs_gpus,
 )
 from orchestrator.phase_kinds import PhaseKind
+from orchestrator.synthesis_plan import most_usd, pairs_to_ask
 from synthesis.settings import SynthesizeSettings
 
 Role = Literal["driver", "rollout worker", "learner", "verifier"]
@@ -45,6 +46,7 @@ class PhasePlan:
         str, ...
     ] = ()  # that the weights are evaluated on, besides the held-out pairs
     evaluated_every_steps: int | None = None  # of a phase that trains
+    most_usd: float | None = None  # what a synthesis may cost, where it has prices
 
     @property
     def updates(self) -> int | None:
@@ -149,7 +151,7 @@ def _phase_plan(config: RunConfig, index: int, phase: Phase, parts: Parts | None
         tokens = config.evaluation_tokens(phase.settings)
         return _evaluate_plan(config, phase.settings, tokens, parts)
     if phase.kind == "synthesize":
-        return _synthesize_plan(phase.settings, parts)
+        return _synthesize_plan(phase.settings, parts, config.data.max_prompt_tokens)
     if phase.kind == "distill":
         plan = _distill_plan(config, phase.settings, parts, config.syntheses_before(index))
     else:
@@ -159,9 +161,11 @@ def _phase_plan(config: RunConfig, index: int, phase: Phase, parts: Parts | None
     return replace(plan, benchmarks=config.evaluate.benchmarks, evaluated_every_steps=every)
 
 
-def _synthesize_plan(settings: SynthesizeSettings, parts: Parts | None) -> PhasePlan:
+def _synthesize_plan(
+    settings: SynthesizeSettings, parts: Parts | None, prompt_tokens: int
+) -> PhasePlan:
     """What is asked at most, if no pass but the last one keeps anything."""
-    pairs = _pairs_to_ask(settings, parts)
+    pairs = pairs_to_ask(settings, parts)
     orders = 2 if settings.order == "both" else 1
     asked = None if pairs is None else pairs * orders * sum(p.samples for p in settings.passes)
     tokens = max(teacher.max_new_tokens for teacher in settings.used.values())
@@ -173,14 +177,8 @@ def _synthesize_plan(settings: SynthesizeSettings, parts: Parts | None) -> Phase
         samples_per_step=asked,
         new_tokens_per_step=None if asked is None else asked * tokens,
         trained_tokens_per_step=0,
+        most_usd=most_usd(settings, pairs and pairs * orders, prompt_tokens),
     )
-
-
-def _pairs_to_ask(settings: SynthesizeSettings, parts: Parts | None) -> int | None:
-    if parts is None:
-        return None
-    pairs = parts.to_ask if settings.of == "distill" else parts.reinforce
-    return min(pairs, settings.pairs or pairs)
 
 
 def _distill_plan(
@@ -318,6 +316,7 @@ def _work_line(phase: PhasePlan) -> str:
             f"synthesize: {_number(phase.pairs)} pairs -> at most "
             f"{_number(phase.samples_per_step)} traces of teachers, of at most "
             f"{_number(phase.new_tokens_per_step)} tokens in all"
+            + ("" if phase.most_usd is None else f", for at most ${phase.most_usd:,.2f}")
         )
     if phase.kind == "evaluate":
         return (

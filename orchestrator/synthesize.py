@@ -117,10 +117,11 @@ async def _synthesize(
             cache = stack.enter_context(Ledger(Path(settings.cache) / CACHE, is_shared=True))
             cache.check_templates(_versions(templates))
         tally = Tally.of(ledger.outcomes())
-        stack.enter_context(telemetry.phase("synthesize", index, len(pairs), done=tally.pairs))
         async with _askers(parts, folder, settings, ledger, cache) as askers:
             await check_all(list(askers.values()), CHECK_S)
             await _take_up(folder, askers)
+            done = tally.pairs
+            stack.enter_context(telemetry.phase("synthesize", index, len(pairs), done=done))
             work = Synthesis(
                 settings,
                 askers,
@@ -129,7 +130,7 @@ async def _synthesize(
                 seed=config.run.seed,
                 strict_tail=config.judge.strict_tail,
                 scorer=_scorer(parts, settings),
-                show=_Progress(telemetry, ledger, tally),
+                show=_Progress(telemetry, parts.journal, ledger, tally),
                 between=parts.stop.check,
             )
             await parts.stop.while_waited_for(work.run(pairs))
@@ -252,8 +253,11 @@ def _scorer(parts: Parts, settings: SynthesizeSettings) -> Scorer | None:
 class _Progress:
     """Shows and measures, every so often."""
 
-    def __init__(self, telemetry: Telemetry, ledger: Ledger, tally: Tally) -> None:
-        self._telemetry, self._ledger, self._tally = telemetry, ledger, tally
+    def __init__(
+        self, telemetry: Telemetry, journal: RunJournal, ledger: Ledger, tally: Tally
+    ) -> None:
+        self._telemetry, self._journal = telemetry, journal
+        self._ledger, self._tally = ledger, tally
         self._shown_at_s = float("-inf")
 
     def __call__(self, outcome: Outcome) -> None:
@@ -261,7 +265,9 @@ class _Progress:
         now_s = time.monotonic()
         if now_s - self._shown_at_s > _SHOWN_EVERY_S:
             self._shown_at_s = now_s
-            self._telemetry.synthesis(self._tally.pairs, measured(self._tally, self._ledger))
+            metrics = measured(self._tally, self._ledger)
+            self._telemetry.synthesis(self._tally.pairs, metrics)
+            self._journal.note_progress(self._tally.pairs, metrics)
 
 
 def measured(tally: Tally, ledger: Ledger) -> dict[str, float]:

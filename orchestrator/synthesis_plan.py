@@ -1,0 +1,36 @@
+"""What a synthesis will ask and may cost, computed before anything is sent."""
+
+from __future__ import annotations
+
+from orchestrator.facts import Parts
+from synthesis.budget import cost_nusd, price_of
+from synthesis.ledger import NUSD
+from synthesis.records import Usage
+from synthesis.settings import SynthesizeSettings
+
+
+def most_usd(
+    settings: SynthesizeSettings, presentations: int | None, prompt_tokens: int
+) -> float | None:
+    """If no pass but the last keeps anything, and all prompts and traces are as long as they may
+    be; a prompt that shows a failed trace by that longer."""
+    if settings.prices is None or presentations is None:
+        return None
+    nusd, longest = 0, 0
+    for each in settings.passes:
+        teacher = settings.teachers[each.teacher]
+        tokens = prompt_tokens + (longest if each.tells_verdict else 0)
+        longest = max(longest, teacher.max_new_tokens)
+        price = price_of(settings.prices, teacher.model)
+        usage = Usage(tokens, 0, teacher.max_new_tokens)
+        is_batch = teacher.uses.endswith("-batch")
+        nusd += presentations * each.samples * cost_nusd(usage, price, is_batch=is_batch)
+    most = settings.max_cost_usd
+    return nusd / NUSD if most is None else min(most, nusd / NUSD)
+
+
+def pairs_to_ask(settings: SynthesizeSettings, parts: Parts | None) -> int | None:
+    if parts is None:
+        return None
+    pairs = parts.to_ask if settings.of == "distill" else parts.reinforce
+    return min(pairs, settings.pairs or pairs)
