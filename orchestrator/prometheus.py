@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.metrics import (
     COMPONENT,
+    KEPT,
     METRICS,
     OF_EACH_REWARD,
     RUN_METRICS,
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 LABELS = ("run", "phase")
 MOST_SERIES = 100  # of one name: components of rewards are named by their authors
 BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)  # seconds
-_UNITS = {"s": "seconds", "share": "ratio", "tokens/s": "second"}  # the last ends tokens_per_
+_UNITS = {
+    "s": "seconds",
+    "share": "ratio",
+    "tokens/s": "second",
+    "USD": "usd",
+}  # the last ends tokens_per_
 _RESULTS = "gavel_eval_"
 _INVALID = re.compile(r"[^a-zA-Z0-9_]")
 
@@ -76,20 +82,30 @@ def _of_each_reward(part: str, row: Metric, *more_labels: str) -> Family:
 _FAMILIES = {name: family_of(row) for name, row in {**METRICS, **RUN_METRICS}.items()}
 _PARTS = {part: _of_each_reward(part, row) for part, row in OF_EACH_REWARD.items()}
 _COMPONENT = _of_each_reward("component", COMPONENT, "component")
+_KEPT = Family(
+    "gavel_synthesis_kept_in_pass_ratio",
+    "state",
+    "pairs with a trace that is kept, of those asked about in a pass (share)",
+    (*LABELS, "source", "number"),
+)
 
 
 def families() -> list[Family]:
     """All that a run can tell."""
-    return [*_FAMILIES.values(), *_PARTS.values(), _COMPONENT]
+    return [*_FAMILIES.values(), *_PARTS.values(), _COMPONENT, _KEPT]
 
 
 def series_of(name: str) -> tuple[Family, dict[str, str]]:
     """The family of a recorded metric, and the labels it has besides run and phase.
 
-    A reward's own metrics share a few names, however many rewards and components there are.
+    A reward's own metrics share a few names, however many rewards and components there are, and
+    so do the keep rates of sources and passes.
     """
     if name in _FAMILIES:
         return _FAMILIES[name], {}
+    if name.startswith(KEPT):
+        source, _, number = name.removeprefix(KEPT).rpartition("/pass_")
+        return _KEPT, {"source": source, "number": number}
     _, reward, part = name.split("/", 2)
     if part in _PARTS:
         return _PARTS[part], {"reward": reward}

@@ -37,7 +37,7 @@ def test_names_follow_prometheus_rules(name, exposed):
 
 def test_every_row_has_a_valid_name_of_its_own_and_its_meaning():
     made = families()
-    assert len(made) == len(METRICS) + len(RUN_METRICS) + 5  # those of each reward
+    assert len(made) == len(METRICS) + len(RUN_METRICS) + 5 + 1  # of each reward, of each pass
     names = Counter(name for family in made for name in family.exposed)
     assert set(names.values()) == {1}
     for family in made:
@@ -51,6 +51,12 @@ def test_every_row_has_a_valid_name_of_its_own_and_its_meaning():
 
 def test_a_unit_that_no_row_has_yet_is_valid_too():
     assert family_of(Metric("disk/free", "MB/s", "")).name == "gavel_disk_free_MB_s"
+
+
+def test_keep_rates_share_a_name_and_differ_by_label():
+    family, labels = series_of("synthesis/kept/magpie/pro/pass_2")
+    assert family.exposed == ("ray_gavel_synthesis_kept_in_pass_ratio",)
+    assert labels == {"source": "magpie/pro", "number": "2"}
 
 
 def test_rewards_share_names_and_differ_by_label():
