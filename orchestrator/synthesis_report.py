@@ -15,6 +15,7 @@ from evaluation.page import COLOURS, INK, Chart, new_figure, svg
 from judging.display import printable
 
 SUMMARY = "summary.json"
+_ROOM = 0.3  # for words in a bar
 
 
 def synthesis_table(summary: Mapping[str, Any]) -> Table:
@@ -54,8 +55,9 @@ def _chart(phase: int, summary: Mapping[str, Any]) -> Chart:
     places = range(len(rows))
     axes.barh(places, [row["keep_rate"] for row in rows], color=COLOURS[0], height=0.6)
     for place, row in zip(places, rows, strict=True):
-        told = f"{row['kept']:,} of {row['asked']:,}"
-        axes.text(0.01, place, told, va="center", color="white", fontsize=8, weight="bold")
+        told, rate = f"{row['kept']:,} of {row['asked']:,}", row["keep_rate"]
+        at, colour = (0.01, "white") if rate > _ROOM else (rate + 0.01, INK)
+        axes.text(at, place, told, va="center", color=colour, fontsize=8, weight="bold")
     names = [f"{printable(row['source'])[:24] or 'pairs'}, pass {row['pass']}" for row in rows]
     axes.set_yticks(places, names, fontsize=8, color=INK)
     axes.set_xlim(0, 1)
