@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from learning import attention
 from learning.openrlhf_import import Actor, log_probs_from_logits
@@ -69,3 +70,15 @@ def load_model(
         dtype=TORCH_DTYPES[dtype],
         attn_implementation=packed if packing else "sdpa",
     )
+
+
+def recompute_activations(model: torch.nn.Module) -> None:
+    """Has the layers compute their activations again in the backward pass, instead of keeping them.
+
+    A layer does so only if it is in training mode, in which `from_pretrained` leaves none. All else
+    stays in evaluation mode, so that nothing drops out and a step can be taken again.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})  # pyright: ignore[reportCallIssue]
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True

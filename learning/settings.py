@@ -49,7 +49,7 @@ class LearnerSettings:
     packing: bool = True  # sequences end to end in one row; else padded rows
     gradient_clip: PositiveFloat = 1.0
     gradient_checkpointing: bool = False
-    offload_optimizer: bool = False  # optimizer states in host memory (GPU only)
+    offload_optimizer: bool = False  # optimizer states in host memory; changes nothing on a CPU
     cpu_threads: PositiveInt = 1  # of one rank, where there is no GPU
     max_restarts: Annotated[int, Ge(0)] = 3  # of all ranks together, when one died or hung
 

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from learning.mismatch import Mismatch
 from learning.objectives import PolicyObjective, Sums, distill_loss
 from learning.packing import MicroBatch, build_micro_batch
-from learning.policy import Policy, load_model
+from learning.policy import Policy, load_model, recompute_activations
 from learning.schedule import learning_rate
 from learning.settings import (
     Dtype,
@@ -43,7 +43,7 @@ class Trainer:
         with _partitioned_loading(settings, spec):
             model = self._load(spec.weights or spec.path)
         if settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            recompute_activations(model)
         self._engine = _deepspeed_engine(Policy(model, temperature), settings, spec.dtype)
         self._reference: torch.nn.Module | None = None
         self._objective: PolicyObjective | None = None
@@ -284,7 +284,7 @@ def _deepspeed_config(settings: LearnerSettings, dtype: Dtype) -> dict[str, Any]
     # Gathering several parameters DeepSpeed waits for the last alone. NCCL finishes in order, but
     # gloo does not: parameters would be read, or written to, before they have arrived.
     zero["stage3_allgather_sequential"] = not torch.cuda.is_available()
-    if settings.offload_optimizer:
+    if _offloads(settings):
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
     return {
         "train_micro_batch_size_per_gpu": 1,
@@ -311,11 +311,16 @@ def _deepspeed_engine(policy: Policy, settings: LearnerSettings, dtype: Dtype) -
 
 def _optimizer(policy: Policy, settings: LearnerSettings) -> torch.optim.Optimizer:
     parameters = list(policy.parameters())
-    if settings.offload_optimizer:
+    if _offloads(settings):
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
         return DeepSpeedCPUAdam(parameters, lr=0.0)
     return torch.optim.AdamW(parameters, lr=0.0, fused=True)
+
+
+def _offloads(settings: LearnerSettings) -> bool:
+    """On a CPU the states are in host memory anyway, and the optimizer stays the same."""
+    return settings.offload_optimizer and torch.cuda.is_available()
 
 
 def _partitioned_loading(settings: LearnerSettings, spec: ModelSpec) -> Any:

@@ -7,7 +7,7 @@ from train_samples import random_samples
 
 from learning import attention
 from learning.packing import build_micro_batch
-from learning.policy import Policy, load_model
+from learning.policy import Policy, load_model, recompute_activations
 
 pytestmark = pytest.mark.integration
 
@@ -80,3 +80,19 @@ def test_a_pickled_checkpoint_is_not_loaded(make_model, tmp_path):
     torch.save(source.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         load_model(str(tmp_path), dtype="fp32", packing=False)
+
+
+def test_layers_compute_their_activations_again_for_the_backward_pass(make_model):
+    batch = build_micro_batch(random_samples(3), packing=True)
+    passes, gradients = [], []
+    for recomputes in (False, True):
+        model = load_model(str(make_model()), dtype="fp32", packing=True)
+        if recomputes:
+            recompute_activations(model)
+        calls = []
+        model.model.layers[0].self_attn.register_forward_pre_hook(lambda *_, to=calls: to.append(1))
+        Policy(model, 1.0)(batch).sum().backward()
+        passes.append(len(calls))
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    assert passes == [1, 2]
+    assert all(torch.equal(*both) for both in zip(*gradients, strict=True))
