@@ -15,7 +15,7 @@ from actors.placement import LOOPBACK, interface_of, own_host
 from actors.transfer import Manifest, TensorEntry, TransferEndpoint, plan_buckets
 from actors.urls import Place, cached, is_url, local_copy, push
 from judging.errors import InfrastructureError
-from learning.settings import GrpoSettings, LearnerSettings, ModelSpec, OptimizerSettings
+from learning.settings import DistillSettings, GrpoSettings, LearnerSettings, ModelSpec
 from learning.windows import TrainSample, Window
 
 _INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -87,8 +87,8 @@ class Learner:
 
         self._trainer = Trainer(spec, settings, temperature=temperature, seed=seed)
 
-    def begin_distill(self, optimizer: OptimizerSettings, total_steps: int) -> None:
-        self._trainer.begin_distill(optimizer, total_steps)
+    def begin_distill(self, settings: DistillSettings, total_steps: int) -> None:
+        self._trainer.begin_distill(settings, total_steps)
 
     def begin_reinforce(self, settings: GrpoSettings, total_steps: int, reference: str) -> None:
         if settings.kl_coef > 0:  # else it is not read
@@ -100,6 +100,9 @@ class Learner:
 
     def distill_step(self, window: Window) -> dict[str, float]:
         return self._trainer.distill_step(window)
+
+    def distill_loss(self, window: Window) -> float:
+        return self._trainer.distill_loss(window)
 
     def policy_step(self, windows: Sequence[Window]) -> dict[str, float]:
         return self._trainer.policy_step(windows)
@@ -169,4 +172,5 @@ class Learner:
                 self._transfer = None  # closed, so that no engine waits for the rest
         for _ in parameters:  # of a gathering all ranks take part
             pass
-        return self._trainer.score([probe])[0], error
+        # Of a prompt, as which the probe is given to them, engines tell the model's own.
+        return self._trainer.score([probe], temperature=1.0)[0], error

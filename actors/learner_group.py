@@ -17,7 +17,7 @@ from actors.transfer import Manifest, TransferEndpoint
 from actors.urls import Place
 from actors.waiting import within
 from judging.errors import GavelError, InfrastructureError
-from learning.settings import GrpoSettings, LearnerSettings, ModelSpec, OptimizerSettings
+from learning.settings import DistillSettings, GrpoSettings, LearnerSettings, ModelSpec
 from learning.windows import TrainSample, Window, plan_windows
 
 GRACE_S = 5.0  # after one rank failed, for the others to tell whether they live
@@ -106,9 +106,9 @@ class LearnerGroup:
 
     # ---- training --------------------------------------------------------------------------------
 
-    async def begin_distill(self, optimizer: OptimizerSettings, total_steps: int) -> None:
+    async def begin_distill(self, settings: DistillSettings, total_steps: int) -> None:
         what = "preparing the learners for distillation"
-        arguments = (optimizer, total_steps)
+        arguments = (settings, total_steps)
         await self._all(self._deadlines.start_s, what, "begin_distill", *arguments)
 
     async def begin_reinforce(
@@ -125,12 +125,18 @@ class LearnerGroup:
 
     async def distill_step(self, samples: Sequence[TrainSample]) -> dict[str, float]:
         """One supervised optimizer step on `samples`."""
-        windows = self._plan(samples)
+        return await self._on_windows("a distillation step", "distill_step", samples)
+
+    async def distill_loss(self, samples: Sequence[TrainSample]) -> float:
+        """The loss of `samples` (nats a completion token) by the weights as they are."""
+        return await self._on_windows("the loss of held-out traces", "distill_loss", samples)
+
+    async def _on_windows(self, what: str, method: str, samples: Sequence[TrainSample]) -> Any:
         calls = [
-            rank.distill_step.remote(window)
-            for rank, window in zip(self.ranks, windows, strict=True)
+            getattr(rank, method).remote(window)
+            for rank, window in zip(self.ranks, self._plan(samples), strict=True)
         ]
-        return (await _together(self._deadlines.train_s, "a distillation step", calls))[0]
+        return (await _together(self._deadlines.train_s, what, calls))[0]
 
     async def policy_step(self, mini_batches: Sequence[Sequence[TrainSample]]) -> dict[str, float]:
         """One optimizer step for each mini-batch, in order."""

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
-from learning.windows import TrainSample, prompt_key
+from learning.windows import TopTokens, TrainSample, prompt_key
 
 
 def dump_batches(mini_batches: Sequence[Sequence[TrainSample]]) -> bytes:
@@ -34,6 +34,11 @@ def dump_batches(mini_batches: Sequence[Sequence[TrainSample]]) -> bytes:
     if logprobs:  # of all samples or, in distillation, of none
         assert len(logprobs) == len(samples)
         tensors["rollout_logprobs"] = _joined(logprobs, np.float32)
+    teachers = [sample.teacher for sample in samples if sample.teacher is not None]
+    if teachers:  # of all samples or of none
+        assert len(teachers) == len(samples)
+        tensors["teacher_ids"] = np.concatenate([top.ids for top in teachers])  # [tokens, k]
+        tensors["teacher_logprobs"] = np.concatenate([top.logprobs for top in teachers])
     return save(tensors)
 
 
@@ -45,14 +50,20 @@ def load_batches(data: bytes) -> list[list[TrainSample]]:
     logprobs: Sequence[NDArray[np.float32] | None] = [None] * len(completions)
     if "rollout_logprobs" in tensors:
         logprobs = _split(tensors["rollout_logprobs"], tensors["completion_lengths"])
+    teachers: Sequence[TopTokens | None] = [None] * len(completions)
+    if "teacher_ids" in tensors:
+        lengths = tensors["completion_lengths"]
+        parts = (_split(tensors[f"teacher_{name}"], lengths) for name in ("ids", "logprobs"))
+        teachers = [TopTokens(*both) for both in zip(*parts, strict=True)]
     samples = iter(
         [
-            TrainSample(prompts[prompt], completion, float(advantage), logprob)
-            for prompt, completion, advantage, logprob in zip(
+            TrainSample(prompts[prompt], completion, float(advantage), logprob, teacher)
+            for prompt, completion, advantage, logprob, teacher in zip(
                 tensors["prompt_of_sample"],
                 completions,
                 tensors["advantages"],
                 logprobs,
+                teachers,
                 strict=True,
             )
         ]

@@ -55,6 +55,8 @@ class MicroBatch(_OnDevice):
     mask: torch.Tensor  # [S, C] float, 1 where there is one
     advantages: torch.Tensor  # [S, 1]
     rollout_logprobs: torch.Tensor  # [S, C], 0 where unknown
+    teacher_ids: torch.Tensor | None = None  # [S, C, k] of the likeliest next tokens
+    teacher_logprobs: torch.Tensor | None = None  # [S, C, k], 0 where there is none
 
 
 # A rank without work left still takes part in the collectives of a forward and backward pass.
@@ -86,7 +88,24 @@ def build_micro_batch(samples: Sequence[TrainSample], *, packing: bool) -> Micro
         mask=torch.from_numpy(mask),
         advantages=torch.tensor([[sample.advantage] for sample in rows], dtype=torch.float32),
         rollout_logprobs=torch.from_numpy(logprobs),
+        **_teacher(rows, width),
     )
+
+
+def _teacher(rows: Sequence[TrainSample], width: int) -> dict[str, Any]:
+    """What a teacher said of all of them, or nothing."""
+    said = [sample.teacher for sample in rows if sample.teacher is not None]
+    if not said:
+        return {}
+    assert len(said) == len(rows)
+    shape = (len(rows), width, said[0].ids.shape[1])
+    ids, logprobs = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
+    for row, top in enumerate(said):
+        ids[row, : len(top.ids)], logprobs[row, : len(top.ids)] = top.ids, top.logprobs
+    return {
+        "teacher_ids": torch.from_numpy(ids),
+        "teacher_logprobs": torch.from_numpy(logprobs),
+    }
 
 
 # What the model is given, and of each sample the flat positions of its prompt's last token and of

@@ -26,7 +26,10 @@ class Policy(Actor):
         super().__init__(model, temperature=temperature)
 
     def forward(self, batch: MicroBatch) -> torch.Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Log-probabilities [S, C] of the completion tokens at the temperature; 0 where masked."""
+        """Log-probabilities [S, C] of the completion tokens at the temperature; 0 where masked.
+
+        With a teacher's k tokens [S, C, 1 + k]: first the completion's, then the teacher's.
+        """
         present = batch.mask.bool()
         if not bool(present.any()):  # a filler batch: run the model, weigh nothing
             present = torch.ones_like(present)
@@ -47,7 +50,26 @@ class Policy(Actor):
             logits = self.model(batch.input_ids, **arguments).logits.flatten(0, 1)[positions]
         logits = logits.float() / self.temperature
         scores = log_probs_from_logits(logits, batch.labels[present])
+        if batch.teacher_ids is not None:
+            return _with_top_tokens(scores, logits, batch, batch.teacher_ids, present)
         return torch.zeros_like(batch.mask).masked_scatter(present, scores) * batch.mask
+
+
+def _with_top_tokens(
+    scores: torch.Tensor,  # [P] of the P completion tokens
+    logits: torch.Tensor,  # [P, vocabulary]
+    batch: MicroBatch,
+    ids: torch.Tensor,  # [S, C, k]
+    present: torch.Tensor,  # [S, C]
+) -> torch.Tensor:
+    labels = batch.labels[present][:, None]
+    # The softmax's normalizer is known from the label's score: no second pass over the vocabulary.
+    normalizer = logits.gather(1, labels) - scores[:, None]
+    top = logits.gather(1, ids[present]) - normalizer
+    width = 1 + ids.shape[-1]
+    empty = batch.mask.new_zeros((*batch.mask.shape, width))
+    where = present[..., None].expand(*present.shape, width)
+    return empty.masked_scatter(where, torch.cat([scores[:, None], top], dim=1))
 
 
 def load_model(

@@ -55,12 +55,33 @@ class LearnerSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LogitSettings:
+    """Learning from a teacher's probabilities of the likeliest tokens at each place of a trace."""
+
+    # policy: the weights that the phase begins with; else a model as of model.path
+    teacher: str = "policy"
+    top_k: PositiveInt = 20
+    # Of the divergence from the teacher; the rest is that of the trace's own tokens (Hinton et al.,
+    # 1503.02531, section 2).
+    weight: Fraction = 0.5
+    # What becomes of the teacher's probability beyond the top k. bucket: one more outcome, as which
+    # the student's is counted too; renormalize: the top k are taken for all.
+    tail: Literal["bucket", "renormalize"] = "bucket"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DistillSettings:
     """Supervised fine-tuning on traces, loss on the completion only."""
 
     epochs: PositiveFloat = 1.0
     max_steps: PositiveInt | None = None  # ends the phase earlier
     batch_size: PositiveInt = 128  # traces in one optimizer step, over all ranks
+    # Prompt and trace together; longer ones are left out and counted. None: the context in which
+    # the run trains, model.context_tokens or the longest prompt and completion.
+    max_tokens: PositiveInt | None = None
+    validation_fraction: Annotated[float, Interval(ge=0.0, lt=1.0)] = 0.0  # of the traces, by pair
+    validate_every_steps: PositiveInt = 10  # and after the last step
+    logits: LogitSettings | None = None  # None: the traces' tokens alone are learned
     optimizer: OptimizerSettings = field(
         default_factory=lambda: OptimizerSettings(
             learning_rate=5e-6,

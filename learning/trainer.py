@@ -7,6 +7,7 @@ window. The weights live on from phase to phase; a phase begins with a fresh opt
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ import torch
 import torch.distributed as dist
 
 from learning.mismatch import Mismatch
-from learning.objectives import PolicyObjective, Sums, distill_loss
+from learning.objectives import PolicyObjective, Sums, distill_loss, distill_topk_loss
 from learning.packing import MicroBatch, build_micro_batch
 from learning.policy import Policy, load_model, recompute_activations
 from learning.schedule import learning_rate
 from learning.settings import (
+    DistillSettings,
     Dtype,
     GrpoSettings,
     LearnerSettings,
+    LogitSettings,
     ModelSpec,
     OptimizerSettings,
 )
@@ -47,8 +50,13 @@ class Trainer:
         self._engine = _deepspeed_engine(Policy(model, temperature), settings, spec.dtype)
         self._reference: torch.nn.Module | None = None
         self._objective: PolicyObjective | None = None
+        self._logits: LogitSettings | None = None
         self._optimizer_settings = OptimizerSettings()
         self._total_steps = self._steps_done = 0
+
+    @property
+    def _policy(self) -> Policy:
+        return self._engine.module
 
     @property
     def ranks(self) -> int:
@@ -56,9 +64,11 @@ class Trainer:
 
     # ---- phases ---------------------------------------------------------------------------
 
-    def begin_distill(self, optimizer: OptimizerSettings, total_steps: int) -> None:
+    def begin_distill(self, settings: DistillSettings, total_steps: int) -> None:
         """Starts a phase of `total_steps` supervised optimizer steps."""
-        self._begin(optimizer, total_steps)
+        self._begin(settings.optimizer, total_steps)
+        self._policy.temperature = 1.0  # the likelihood is that of the model itself
+        self._logits = settings.logits
         self._reference = self._objective = None
 
     def begin_reinforce(self, settings: GrpoSettings, total_steps: int, reference: str) -> None:
@@ -67,6 +77,7 @@ class Trainer:
         The frozen reference is loaded from there only where the KL term has a weight.
         """
         self._begin(settings.optimizer, total_steps)
+        self._policy.temperature = self._temperature
         self._objective = PolicyObjective(settings)
         self._reference = self._load_reference(reference) if settings.kl_coef > 0 else None
 
@@ -118,13 +129,30 @@ class Trainer:
         """One supervised optimizer step.
 
         Returns:
-            loss (nats a token), grad_norm, learning_rate; the same on every rank.
+            loss (nats a token), grad_norm, learning_rate, and teacher_kl (nats a token) where a
+            teacher's numbers are learned from; the same on every rank.
         """
 
         def loss_of(batch: MicroBatch, _: int) -> tuple[torch.Tensor, Sums]:
-            return distill_loss(self._engine(batch), batch, window, self.ranks), {}
+            logprobs = self._engine(batch)
+            if self._logits is None:
+                return distill_loss(logprobs, batch, window, self.ranks), {}
+            return distill_topk_loss(logprobs, batch, window, self.ranks, self._logits)
 
         return self._optimize(window, loss_of)
+
+    @torch.no_grad()
+    def distill_loss(self, window: Window) -> float:
+        """The loss of the completions by the weights as they are, which stay so.
+
+        Returns:
+            Negative log-likelihood in nats a token; the same on every rank.
+        """
+        total = torch.zeros((), device=self._device)
+        for samples in window.micro_batches:
+            batch = self._build([replace(sample, teacher=None) for sample in samples])
+            total -= (self._engine(batch) * batch.mask).sum()
+        return _all_ranks_mean({"loss": total}, window.total_tokens)["loss"]
 
     def policy_step(self, windows: Sequence[Window]) -> dict[str, float]:
         """One rollout step: an optimizer step for each window, in order.
@@ -216,10 +244,12 @@ class Trainer:
     # ---- what others need of the weights ----------------------------------------------------
 
     @torch.no_grad()
-    def score(self, samples: Sequence[TrainSample]) -> list[list[float]]:
-        """The policy's log-probabilities of each sample's completion tokens."""
-        batch = self._build(samples)
+    def score(self, samples: Sequence[TrainSample], *, temperature: float) -> list[list[float]]:
+        """The model's log-probabilities of each sample's completion tokens at `temperature`."""
+        batch, before = self._build(samples), self._policy.temperature
+        self._policy.temperature = temperature
         logprobs = self._engine(batch)
+        self._policy.temperature = before
         return [
             row[: len(sample.completion_ids)].tolist()
             for row, sample in zip(logprobs, samples, strict=True)

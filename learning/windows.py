@@ -17,6 +17,14 @@ from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class TopTokens:
+    """A teacher's likeliest tokens at each place of a completion, with their log-probabilities."""
+
+    ids: NDArray[np.int32]  # [completion, k]
+    logprobs: NDArray[np.float32]  # [completion, k]; -inf: no token that the student knows
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TrainSample:
     """One prompt with one completion."""
 
@@ -24,6 +32,7 @@ class TrainSample:
     completion_ids: NDArray[np.int32]  # [completion]
     advantage: float = 0.0  # of every token of the completion
     rollout_logprobs: NDArray[np.float32] | None = None  # [completion], as the engine gave them
+    teacher: TopTokens | None = None
 
     @property
     def tokens(self) -> int:

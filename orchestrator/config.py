@@ -251,6 +251,12 @@ class RunConfig(Section):
         return self.model.context_tokens or self.data.max_prompt_tokens + self.completion_tokens
 
     @property
+    def trace_tokens(self) -> int:
+        """The longest prompt and trace together that are distilled."""
+        trained = self.data.max_prompt_tokens + self.rollout.max_new_tokens
+        return self.distill.max_tokens or self.model.context_tokens or trained
+
+    @property
     def evaluations(self) -> tuple[EvaluateSettings, ...]:
         """Of the phases that evaluate, and of what is evaluated within those that train."""
         of_phases = (phase.settings for phase in self.phases if phase.kind == "evaluate")

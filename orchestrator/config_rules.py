@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, get_args
 from actors.urls import check_url, is_url
 from evaluation.items import Benchmark
 from judging.errors import ConfigurationError
-from learning.settings import DistillSettings
+from orchestrator.distill_rules import distillation, longest_trained
 from orchestrator.phase_kinds import TRAINING
 from orchestrator.synthesis_rules import synthesis_contradictions
 from rewards.attach import check_use
@@ -30,7 +30,7 @@ def contradictions(config: RunConfig) -> list[str]:
     """All contradictions of `config`, one line each; empty if it can run."""
     rules = (
         *(_sources, _mix, _urls, _parts, _lengths, _engines, _workers, _learner, _placement),
-        *(_rewards, _evaluations, _phases, synthesis_contradictions),
+        *(_rewards, _evaluations, _phases, distillation, synthesis_contradictions),
     )
     return [problem for rule in rules for problem in rule(config)]
 
@@ -150,15 +150,12 @@ def _lengths(config: RunConfig) -> Iterator[str]:
             f"model.make.max_position_embeddings ({positions}) is less than {reason}: raise it "
             f"to {config.context_tokens}"
         )
-    sequence = prompt + config.rollout.max_new_tokens
-    budget = config.learner.micro_batch_tokens
-    trains = config.has_phase("distill") or config.has_phase("reinforce")
-    if trains and budget < sequence:
-        yield (
-            f"learner.micro_batch_tokens ({budget}) cannot hold one sequence of "
-            f"data.max_prompt_tokens ({prompt}) + rollout.max_new_tokens "
-            f"({config.rollout.max_new_tokens}): raise it to {sequence}, or lower one of the others"
-        )
+    for what, tokens in longest_trained(config).items():
+        if config.learner.micro_batch_tokens < tokens:
+            yield (
+                f"learner.micro_batch_tokens ({config.learner.micro_batch_tokens}) cannot hold one "
+                f"sequence of {what}: raise it to {tokens}, or lower what else is named"
+            )
     probe = config.publication.probe_tokens
     if probe >= config.context_tokens:
         yield (
@@ -315,22 +312,10 @@ def _phases(config: RunConfig) -> Iterator[str]:
     if not config.phases:
         yield "phases is empty: list what to do, e.g. phases: [distill, reinforce, evaluate]"
     for index, phase in enumerate(config.phases):
-        if phase.kind == "distill":
-            is_section = phase.settings == config.distill
-            name = "distill" if is_section else f"phases[{index}].distill"
-            yield from _distill(phase.settings, name, config.learner.ranks)
-        elif phase.kind == "reinforce":
+        if phase.kind == "reinforce":
             is_section = phase.settings == config.reinforce
             name = "reinforce" if is_section else f"phases[{index}].reinforce"
             yield from _reinforce(phase.settings, name, config.learner.ranks)
-
-
-def _distill(settings: DistillSettings, name: str, ranks: int) -> Iterator[str]:
-    if settings.batch_size < ranks:
-        yield (
-            f"{name}.batch_size ({settings.batch_size}) is less than learner.ranks ({ranks}), so "
-            "that a rank has nothing to train on: raise the first or lower the second"
-        )
 
 
 def _reinforce(settings: ReinforceSettings, name: str, ranks: int) -> Iterator[str]:

@@ -36,6 +36,7 @@ _HEADLINES = {
     "reward/mean": "reward",
     "accuracy": "accuracy",
     "loss": "loss",
+    "validation/loss": "validation",
     "tokens_per_s": "tokens/s",
 }
 STAMPED = re.compile(r"(?P<run>\S+) (?P<phase>\S+) (?P<step>\d+|-)(/(?P<steps>\d+))?  (?P<text>.*)")

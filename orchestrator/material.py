@@ -200,23 +200,22 @@ class _Renderer:
     ) -> list[Demonstration]:
         """The pairs that have a trace, with the order it was written for."""
         made: list[Demonstration] = []
-        overlong = 0
-        room = self.config.rollout.max_new_tokens
+        overlong, limit = 0, self.config.trace_tokens
         for pair in pairs:
             if pair.trace is None or pair.trace_order is None:
                 continue
             prompt = self._prompt(Presentation(pair, pair.trace_order)).token_ids
             trace = self.tokenizer.encode(pair.trace, add_special_tokens=False)
             completion = [*trace, self.tokenizer.eos_token_id]
-            if len(prompt) > self.config.data.max_prompt_tokens or len(completion) > room:
+            if len(prompt) + len(completion) > limit:
                 overlong += 1
                 continue
             sample = TrainSample(np.asarray(prompt, np.int32), np.asarray(completion, np.int32))
             made.append(Demonstration(pair.uid, sample))
         if overlong:
             notes.append(
-                f"distillation: {overlong:,} traces left out: prompt or trace is longer than "
-                "data.max_prompt_tokens or rollout.max_new_tokens"
+                f"distillation: {overlong:,} traces left out: prompt and trace have more than "
+                f"{limit:,} tokens together (distill.max_tokens)"
             )
         return made
 

@@ -29,7 +29,7 @@ class Metric:
 
 
 # What a step's time is spent on.
-SPANS = ("wait", "generate", "score", "train", "publish", "commit")
+SPANS = ("wait", "generate", "score", "train", "validate", "publish", "commit")
 
 _STEP_METRICS = (
     Metric("reward/mean", "score", "mean score of the step's judgments, failed rewards left out"),
@@ -63,6 +63,9 @@ _STEP_METRICS = (
     ),
     Metric("tokens_per_s", "tokens/s", "tokens of the step for each second of its wall time"),
     Metric("loss", "nats", "the optimized loss, token mean over the optimizer window"),
+    Metric("validation/loss", "nats", "negative log-likelihood of a token of held-out traces"),
+    Metric("validation/perplexity", "", "of held-out traces: exp of their loss"),
+    Metric("teacher_kl", "nats", "divergence from the teacher over its likeliest tokens, a token"),
     Metric("kl", "nats", "divergence from the frozen reference per token, as estimated"),
     Metric("clip_fraction", "share", "tokens whose probability ratio was clipped"),
     Metric("entropy", "nats", "entropy of the policy per sampled token"),
@@ -98,6 +101,9 @@ _TIME_METRICS = (
     Metric("time/score_s", "s", "time in which judgments were parsed and scored"),
     Metric("time/score_alone_s", "s", "time of it in which nothing was generated any more"),
     Metric("time/train_s", "s", "time in which the learners stepped"),
+    Metric(
+        "time/validate_s", "s", "time in which the learners measured the loss of held-out traces"
+    ),
     Metric("time/publish_s", "s", "time in which weights went to the engines"),
     Metric("time/commit_s", "s", "time in which the step was written down"),
     Metric("time/other_s", "s", "the step's time in none of these"),

@@ -47,6 +47,7 @@ class PhasePlan:
     ] = ()  # that the weights are evaluated on, besides the held-out pairs
     evaluated_every_steps: int | None = None  # of a phase that trains
     most_usd: float | None = None  # what a synthesis may cost, where it has prices
+    validation_pairs: int = 0  # with traces, held out of distillation besides
 
     @property
     def updates(self) -> int | None:
@@ -95,6 +96,11 @@ def total_steps(items: int, batch_size: int, epochs: float, max_steps: int | Non
     """Whole batches in so many epochs, at least one; batches run on over the end of an epoch."""
     steps = max(1, math.floor(items * epochs / batch_size))
     return steps if max_steps is None else min(steps, max_steps)
+
+
+def validation_pairs(pairs: int, fraction: float) -> int:
+    """How many of `pairs` with traces are held out: at least one, if any are to be."""
+    return max(1, round(pairs * fraction)) if fraction and pairs else 0
 
 
 def make_plan(config: RunConfig, facts: Facts) -> Plan:
@@ -192,6 +198,13 @@ def _distill_plan(
             "phases has distill, but no pair for it has a trace: name pairs with traces in "
             "data.distill_path, or leave distill out"
         )
+    held_out = validation_pairs(traces or 0, settings.validation_fraction)
+    if traces is not None and held_out == traces:
+        raise ConfigurationError(
+            f"distill.validation_fraction ({settings.validation_fraction:g}) leaves none of "
+            f"{traces} pairs with traces to train on: lower it, or give more pairs"
+        )
+    traces = traces and traces - held_out
     return PhasePlan(
         kind="distill",
         pairs=traces,
@@ -199,7 +212,8 @@ def _distill_plan(
         updates_per_step=1,
         samples_per_step=size,
         new_tokens_per_step=0,
-        trained_tokens_per_step=size * _longest_trained(config),
+        trained_tokens_per_step=size * config.trace_tokens,
+        validation_pairs=held_out,
     )
 
 
@@ -220,7 +234,8 @@ def _reinforce_plan(
         updates_per_step=size // settings.mini_batch_prompts,
         samples_per_step=samples,
         new_tokens_per_step=samples * config.rollout.max_new_tokens,
-        trained_tokens_per_step=samples * _longest_trained(config),
+        trained_tokens_per_step=samples
+        * (config.data.max_prompt_tokens + config.rollout.max_new_tokens),
     )
 
 
@@ -237,10 +252,6 @@ def units_per_step(config: RunConfig, settings: GrpoSettings) -> int:
 def per_unit(config: RunConfig) -> int:
     """Prompts that are judged and scored together: both orders of a pair, or one."""
     return 2 if config.reward.order == "both" else 1
-
-
-def _longest_trained(config: RunConfig) -> int:
-    return config.data.max_prompt_tokens + config.rollout.max_new_tokens
 
 
 def _evaluate_plan(
@@ -329,6 +340,7 @@ def _work_line(phase: PhasePlan) -> str:
         return (
             f"{head} of {_number(phase.samples_per_step)} traces, one optimizer step each; a step "
             f"trains on at most {_number(phase.trained_tokens_per_step)} tokens"
+            + (f"; {phase.validation_pairs:,} pairs for validation" * bool(phase.validation_pairs))
         )
     return (
         f"{head} of {_number(phase.samples_per_step)} rollouts with "

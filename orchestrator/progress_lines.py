@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.console import BEGINS, STAMPED
 
-LABELS = ("kept", "USD", "reward", "accuracy", "loss", "tokens/s")  # of the console's headline
+LABELS = ("kept", "USD", "reward", "accuracy", "loss", "validation", "tokens/s")  # of the headline
 _GAP = "  "  # between the parts of a line
 _LEFT = " left"
 

@@ -166,7 +166,7 @@ async def write_again(
     total_steps = journal.total_steps(lost.phase)
     assert total_steps is not None
     if phase.kind == "distill":
-        await learners.begin_distill(phase.settings.optimizer, total_steps)
+        await learners.begin_distill(phase.settings, total_steps)
     elif phase.kind == "reinforce":
         before = lost.before
         reference = str(directory.place(before.path)) if before else material.model_path

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES_SHOWN = 4  # of each phase's last step
-_TIMES = ("wait", "train", "publish", "commit", "other")  # one after the other
+_TIMES = ("wait", "train", "validate", "publish", "commit", "other")  # one after the other
 _STEP_CHARTS = (
     ("Reward", ("reward/mean",)),
     ("Verdicts", ("accuracy", "parseable")),
     ("Position", ("flip_rate", "first_position_rate")),
-    ("Loss", ("loss",)),
+    ("Loss", ("loss", "validation/loss")),
+    ("Divergence from the teacher", ("teacher_kl",)),
     ("KL to the reference", ("kl",)),
     ("Gradient norm", ("grad_norm",)),
     ("Learner against engine", ("logprob_gap", "mismatch/k3_kl")),

@@ -47,13 +47,14 @@ MAY_CHANGE = (
     "store.url",
     "store.patience_s",
     "checkpoint.",
+    "distill.validate_every_steps",
     "evaluate.",
     "output.",
     "run.dir",
 )
 
 
-_OF_EVALUATION = re.compile(r"phases\.\d+\.evaluate\.")
+_OF_EVALUATION = re.compile(r"phases\.\d+\.(evaluate\.|distill\.validate_every_steps$)")
 
 
 def run_to_resume(config: RunConfig, run_id: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -31,6 +32,8 @@ EVALUATED = [
     "evaluate.pairs=16",
     "evaluate.benchmarks=[rm-bench]",
     "checkpoint.best_by=accuracy",
+    "distill.validation_fraction=0.1",
+    "distill.validate_every_steps=15",
     "checkpoint.keep=1",
 ]
 
@@ -125,6 +128,20 @@ def test_losses_and_gaps_are_as_they_should_be(finished: tuple[Path, str]) -> No
     assert [row["weight_version"] for row in reinforce] == sorted(
         {row["weight_version"] for row in reinforce}
     )
+
+
+def test_held_out_traces_are_measured_while_others_are_learned(finished: tuple[Path, str]) -> None:
+    run, output = finished
+    distill = rows(run, "distill")
+    measured = {row["step"]: row for row in distill if "validation/loss" in row}
+    assert list(measured) == [15, 30, 40]
+    losses = [row["validation/loss"] for row in measured.values()]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] == pytest.approx(distill[-1]["loss"], rel=0.3)
+    assert measured[40]["validation/perplexity"] == pytest.approx(math.exp(losses[-1]))
+    assert "  validation 0." in output
+    report = (run / "report.html").read_text()
+    assert "negative log-likelihood of a token of held-out traces" in report
 
 
 def test_the_run_directory_is_whole(finished: tuple[Path, str]) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learning.batches import dump_batches, load_batches
-from learning.windows import TrainSample
+from learning.windows import TopTokens, TrainSample
 
 ids = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5).map(
     lambda values: np.array(values, np.int32)
@@ -14,13 +14,19 @@ ids = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5).map(
 
 @st.composite
 def batches(draw):
-    with_logprobs = draw(st.booleans())
+    with_logprobs, with_teacher = draw(st.booleans()), draw(st.booleans())
+    k = draw(st.integers(1, 3))
 
     def sample(prompt):
         completion = draw(ids)
         logprobs = np.linspace(-3.0, 0.0, len(completion), dtype=np.float32)
+        top = np.outer(logprobs, np.linspace(1, 2, k, dtype=np.float32))
         return TrainSample(
-            prompt, completion, draw(st.floats(-9, 9)), logprobs if with_logprobs else None
+            prompt,
+            completion,
+            draw(st.floats(-9, 9)),
+            logprobs if with_logprobs else None,
+            TopTokens(top.astype(np.int32) + 7, top) if with_teacher else None,
         )
 
     prompts = draw(st.lists(ids, min_size=1, max_size=3))
@@ -32,9 +38,16 @@ def same(some: TrainSample, other: TrainSample) -> bool:
     def equal(a, b):
         return (a is None and b is None) or (a.dtype == b.dtype and np.array_equal(a, b))
 
-    return some.advantage == other.advantage and all(
-        equal(getattr(some, name), getattr(other, name))
-        for name in ("prompt_ids", "completion_ids", "rollout_logprobs")
+    def teacher(sample, name):
+        return getattr(sample.teacher, name) if sample.teacher else None
+
+    return (
+        some.advantage == other.advantage
+        and all(
+            equal(getattr(some, name), getattr(other, name))
+            for name in ("prompt_ids", "completion_ids", "rollout_logprobs")
+        )
+        and all(equal(teacher(some, name), teacher(other, name)) for name in ("ids", "logprobs"))
     )
 
 

@@ -8,12 +8,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from train_samples import random_samples
+from train_samples import random_samples, with_teacher
 
-from learning.objectives import PolicyObjective, distill_loss
+from learning.objectives import (
+    PolicyObjective,
+    distill_loss,
+    distill_topk_loss,
+    topk_divergence,
+)
 from learning.packing import build_micro_batch
-from learning.settings import GrpoSettings
-from learning.windows import TrainSample, Window
+from learning.settings import GrpoSettings, LogitSettings
+from learning.windows import TopTokens, TrainSample, Window
 
 KL_COEF = 0.05
 
@@ -241,3 +246,131 @@ def test_distillation_is_the_mean_negative_logprob_of_a_completion_token():
     expected = -sum(item.logprobs.sum() for item in scored) / window.total_tokens
     torch.testing.assert_close(distill_loss(logprobs, batch, window, ranks=1), expected)
     torch.testing.assert_close(distill_loss(logprobs, batch, window, ranks=2), 2 * expected)
+
+
+# ---- a teacher's probabilities --------------------------------------------------------------
+
+PLACES, VOCABULARY = 6, 11
+TAILS = pytest.mark.parametrize("tail", ["bucket", "renormalize"])
+
+
+def top_of(logits: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(log-probabilities, ids) of the k likeliest."""
+    return logits.log_softmax(-1).topk(k)
+
+
+def dense_divergence(teacher, student, ids, tail) -> torch.Tensor:
+    """By the definition, of distributions over all tokens: outcomes that are one bucket are summed
+    first, or the teacher's are cut off and scaled."""
+    p, q = teacher.softmax(-1), student.softmax(-1)
+    is_top = torch.zeros_like(p).scatter(1, ids, 1.0)
+    if tail == "renormalize":
+        p = (p * is_top) / (p * is_top).sum(-1, keepdim=True)
+    else:
+        rest = [(x * (1 - is_top)).sum(-1, keepdim=True) for x in (p, q)]
+        p, q = (torch.cat([x * is_top, r], 1) for x, r in zip((p, q), rest, strict=True))
+    terms = torch.where(p > 0, p * (p.clamp(min=1e-300).log() - q.clamp(min=1e-300).log()), 0.0)
+    return terms.sum(-1)
+
+
+@TAILS
+@pytest.mark.parametrize("k", [1, 4, VOCABULARY - 1])
+def test_the_divergence_and_its_gradient_are_those_of_the_whole_distributions(tail, k):
+    generator = torch.Generator().manual_seed(k)
+    teacher, student = (
+        2 * torch.randn(PLACES, VOCABULARY, generator=generator, dtype=torch.float64)
+        for _ in range(2)
+    )
+    student.requires_grad_(True)
+    known, ids = top_of(teacher, k)
+    divergence = topk_divergence(known, student.log_softmax(-1).gather(1, ids), tail=tail)
+    expected = dense_divergence(teacher, student, ids, tail)
+    torch.testing.assert_close(divergence, expected)
+    gradients = [torch.autograd.grad(x.sum(), student)[0] for x in (divergence, expected)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_all_tokens_known_is_the_dense_divergence():
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = (torch.randn(PLACES, VOCABULARY, generator=generator) for _ in range(2))
+    known, ids = top_of(teacher, VOCABULARY)
+    scores = student.log_softmax(-1).gather(1, ids)
+    dense = torch.nn.functional.kl_div(
+        student.log_softmax(-1), teacher.log_softmax(-1), reduction="none", log_target=True
+    ).sum(-1)
+    for tail in ("bucket", "renormalize"):
+        divergence = topk_divergence(known, scores, tail=tail)
+        torch.testing.assert_close(divergence, dense, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bucket_keeps_the_student_from_the_top_k_alone():
+    """Where it gives the top k what the teacher gives them, nothing pulls at their sum; cut off and
+    scaled, the teacher asks for all."""
+    logits = torch.tensor([[3.0, 2.0, 1.0, 0.5, 0.0]], requires_grad=True)
+    known, ids = top_of(logits.detach(), 2)
+    pulls = {}
+    for tail in ("bucket", "renormalize"):
+        divergence = topk_divergence(known, logits.log_softmax(-1).gather(1, ids), tail=tail)
+        (gradient,) = torch.autograd.grad(divergence.sum(), logits)
+        pulls[tail] = gradient[0, ids[0]].sum().item()
+    assert pulls["bucket"] == pytest.approx(0.0, abs=1e-6)
+    assert pulls["renormalize"] < -0.05
+
+
+@TAILS
+def test_a_sure_teacher_is_the_likelihood_of_its_tokens(tail):
+    samples = [
+        TrainSample(s.prompt_ids, s.completion_ids, teacher=sure_of(s.completion_ids))
+        for s in random_samples(4)
+    ]
+    loss, sums, gradient = topk_loss(samples, LogitSettings(weight=1.0, tail=tail))
+    nll, _, nll_gradient = topk_loss(samples, LogitSettings(weight=0.0, tail=tail))
+    torch.testing.assert_close(loss, nll)
+    total = sum(len(sample.completion_ids) for sample in samples)
+    torch.testing.assert_close(sums["teacher_kl"] / total, nll)
+    torch.testing.assert_close(gradient[..., 1], nll_gradient[..., 0])
+
+
+def sure_of(tokens) -> TopTokens:
+    return TopTokens(tokens[:, None], torch.zeros(len(tokens), 1).numpy())
+
+
+def topk_loss(samples, settings: LogitSettings, ranks: int = 1):
+    """Loss, sums and gradient where the student finds the completion as likely as the engine did,
+    and each of the teacher's tokens too."""
+    batch = build_micro_batch(samples, packing=True)
+    generator = torch.Generator().manual_seed(1)
+    scores = -1 - 3 * torch.rand(*batch.mask.shape, 1, generator=generator)
+    k = 1 if batch.teacher_ids is None else 1 + batch.teacher_ids.shape[-1]
+    leaf = (scores - torch.arange(k).clamp(max=0)).requires_grad_(True)
+    tokens = sum(len(sample.completion_ids) for sample in samples) or 1
+    window = Window((), total_tokens=tokens, total_sequences=len(samples))
+    given = leaf if batch.teacher_ids is not None else leaf[..., 0]
+    loss, sums = distill_topk_loss(given, batch, window, ranks, settings)
+    return loss.detach(), sums, torch.autograd.grad(loss, leaf)[0]
+
+
+def test_the_weight_mixes_divergence_and_likelihood():
+    samples = [with_teacher(sample) for sample in random_samples(5)]
+    parts = {w: topk_loss(samples, LogitSettings(weight=w))[0].item() for w in (0.0, 0.3, 1.0)}
+    assert parts[0.3] == pytest.approx(0.3 * parts[1.0] + 0.7 * parts[0.0])
+    assert parts[1.0] != pytest.approx(parts[0.0])
+    (three, _, _), (one, _, _) = (topk_loss(samples, LogitSettings(), ranks) for ranks in (3, 1))
+    torch.testing.assert_close(three, 3 * one)
+
+
+def test_a_filler_beside_a_teacher_adds_nothing():
+    loss, sums, gradient = topk_loss([], LogitSettings())
+    assert loss == 0
+    assert sums["teacher_kl"] == 0
+    assert gradient.abs().sum() == 0
+
+
+def test_rounding_of_sure_distributions_gives_no_nonsense():
+    """fp32 log-probabilities of a sure teacher and a sure student sum to a little over 1."""
+    sure = torch.tensor([[-1e-7, -17.0], [3e-7, -40.0], [0.0, -90.0]], requires_grad=True)
+    divergence = topk_divergence(sure.detach(), sure, tail="bucket")
+    (gradient,) = torch.autograd.grad(divergence.sum(), sure)
+    assert divergence.abs().max() < 1e-4
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() < 2

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from train_samples import random_samples, with_prompts, without_rollout_logprobs
+from train_samples import random_samples, with_prompts, with_teacher, without_rollout_logprobs
 
 from learning.packing import build_micro_batch
 
@@ -114,6 +114,19 @@ def test_unknown_rollout_logprobs_are_zero(packing):
     batch = build_micro_batch([sample], packing=packing)
     assert batch.rollout_logprobs.abs().sum() == 0
     assert batch.mask.sum() == len(sample.completion_ids)
+
+
+@BOTH
+def test_a_teachers_tokens_stand_beside_those_of_the_completion(packing):
+    samples = [with_teacher(sample, seed=row) for row, sample in enumerate(random_samples(5))]
+    batch = build_micro_batch(samples, packing=packing)
+    assert batch.teacher_ids.shape == (*batch.labels.shape, 4)
+    for row, sample in enumerate(samples):
+        count = len(sample.completion_ids)
+        assert batch.teacher_ids[row, :count].tolist() == sample.teacher.ids.tolist()
+        assert batch.teacher_logprobs[row, :count].tolist() == sample.teacher.logprobs.tolist()
+        assert batch.teacher_logprobs[row, count:].abs().sum() == 0
+    assert build_micro_batch([], packing=packing).teacher_ids is None
 
 
 @BOTH

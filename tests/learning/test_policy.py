@@ -1,9 +1,10 @@
 """The policy's log-probabilities against those of the plain Hugging Face model."""
 
+import numpy as np
 import pytest
 import torch
 from random_qwen import random_qwen
-from train_samples import random_samples
+from train_samples import random_samples, with_teacher
 
 from learning import attention
 from learning.packing import build_micro_batch
@@ -38,6 +39,25 @@ def test_logprobs_equal_the_gathered_log_softmax(packing, temperature):
         for row, sample in zip(scored, samples, strict=True):
             count = len(sample.completion_ids)
             expected = plain_logprobs(plain, sample, temperature)
+            torch.testing.assert_close(row[:count], expected, rtol=1e-5, atol=1e-5)
+            assert row[count:].abs().sum() == 0
+
+
+@BOTH
+@TEMPERATURES
+def test_a_teachers_tokens_are_scored_by_the_same_log_softmax(packing, temperature):
+    samples = [with_teacher(sample, seed=row) for row, sample in enumerate(random_samples(5))]
+    plain = random_qwen("sdpa")
+    model = policy(packing, temperature)
+    with torch.no_grad():
+        scored = model(build_micro_batch(samples, packing=packing))
+        for row, sample in zip(scored, samples, strict=True):
+            count = len(sample.completion_ids)
+            tokens = np.concatenate([sample.prompt_ids, sample.completion_ids])
+            logits = plain(torch.as_tensor(tokens).long()[None]).logits[0, -count - 1 : -1]
+            expected = (logits / temperature).log_softmax(-1)
+            ids = np.column_stack([sample.completion_ids, sample.teacher.ids])
+            expected = expected.gather(1, torch.as_tensor(ids).long())
             torch.testing.assert_close(row[:count], expected, rtol=1e-5, atol=1e-5)
             assert row[count:].abs().sum() == 0
 

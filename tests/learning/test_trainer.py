@@ -17,7 +17,7 @@ FP32 = [
     Case(world=1, zero_stage=0, packing=False),
     Case(world=1, zero_stage=1, micro_batch_tokens=100),
     Case(world=1, zero_stage=2, packing=False, micro_batch_tokens=60),
-    Case(world=1, zero_stage=3, micro_batch_tokens=60),
+    Case(world=1, zero_stage=3, micro_batch_tokens=60, offload_optimizer=True),
     Case(world=1, zero_stage=0, gradient_checkpointing=True),
     Case(world=2, zero_stage=0, micro_batch_tokens=100),
     Case(world=2, zero_stage=1),
@@ -71,7 +71,7 @@ def assert_same_tensors(some, others):
 
 
 @for_each(FP32)
-@pytest.mark.parametrize("phase", ["distilled", "reinforced"])
+@pytest.mark.parametrize("phase", ["distilled", "taught", "reinforced"])
 def test_ranks_micro_batches_packing_and_zero_stages_give_the_same_step(outcomes, case, phase):
     first, *later = metrics(outcomes, case, phase)
     expected, *expected_later = metrics(outcomes, BASE, phase)
@@ -124,6 +124,28 @@ def test_a_resumed_trainer_takes_the_next_step_bit_for_bit(outcomes, case):
     assert metrics(outcomes, case, "resumed") == metrics(outcomes, case, "distilled")[-1:]
     resumed, kept = tensors(outcomes, case, "resumed"), tensors(outcomes, case, "kept")
     assert all(torch.equal(tensor, kept[name]) for name, tensor in resumed.items())
+
+
+@for_each(CASES)
+def test_a_step_on_a_teachers_numbers_is_replayed_bit_for_bit(outcomes, case):
+    taught = metrics(outcomes, case, "taught")
+    assert metrics(outcomes, case, "retaught") == taught[1:]
+    assert all(0 < step["teacher_kl"] != step["loss"] for step in taught)
+    weights, replayed = (tensors(outcomes, case, name) for name in ("taught", "retaught"))
+    assert all(torch.equal(tensor, replayed[name]) for name, tensor in weights.items())
+
+
+@for_each([BASE, *FP32, *BF16])
+def test_the_loss_of_held_out_traces_is_that_of_a_step_on_them(outcomes, case):
+    """That it leaves weights and moments as they are is shown by the resumed trainer, which has not
+    been asked for it."""
+    first, later, of_the_last = metrics(outcomes, case, "losses")
+    steps = [step["loss"] for step in metrics(outcomes, case, "distilled")]
+    assert [first, of_the_last] == pytest.approx([steps[0], steps[2]], rel=1e-6)
+    assert later < first
+    if case in FP32:
+        expected = metrics(outcomes, BASE, "losses")
+        assert [first, later] == pytest.approx(expected[:2], rel=1e-5)
 
 
 @for_each(FP32)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from learning.windows import TrainSample
+from learning.windows import TopTokens, TrainSample
 
 VOCABULARY = 250  # every tokenizer in these tests has more tokens
 
@@ -28,6 +28,16 @@ def random_samples(count: int, *, seed: int = 0, longest: int = 12) -> list[Trai
 
 def without_rollout_logprobs(sample: TrainSample) -> TrainSample:
     return replace(sample, rollout_logprobs=None)
+
+
+def with_teacher(sample: TrainSample, k: int = 4, *, seed: int = 0) -> TrainSample:
+    """Some teacher's k likeliest tokens at each place, the likeliest first."""
+    random = np.random.default_rng(seed)
+    count = len(sample.completion_ids)
+    ids = [random.permutation(VOCABULARY)[:k] for _ in range(count)]
+    shares = random.dirichlet(np.ones(k + 1), count)[:, :k]
+    logprobs = np.log(-np.sort(-shares, axis=1)).astype(np.float32)
+    return replace(sample, teacher=TopTokens(np.array(ids, np.int32), logprobs))
 
 
 def with_prompts(samples, sizes, *, prompt_ids=None) -> list[TrainSample]:

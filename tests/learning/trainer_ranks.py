@@ -11,17 +11,28 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
-from train_samples import random_samples, with_prompts
+from train_samples import random_samples, with_prompts, with_teacher
 
-from learning.settings import GrpoSettings, LearnerSettings, ModelSpec, OptimizerSettings
+from learning.batches import dump_batches, load_batches
+from learning.settings import (
+    DistillSettings,
+    GrpoSettings,
+    LearnerSettings,
+    LogitSettings,
+    ModelSpec,
+    OptimizerSettings,
+)
 from learning.windows import plan_windows
 
 PROCESSES = 3
+TEMPERATURE = 0.9
 # An engine about as sure of its tokens as a model of random weights, so that ratios lie around 1.
 _UNSURE = [replace(s, rollout_logprobs=s.rollout_logprobs - 4) for s in random_samples(48)]
 SAMPLES = with_prompts(_UNSURE, [1, 1, 4, 3, 7, 2, 4, 2, 5, 1, 8, 4, 6])
 OPTIMIZER = OptimizerSettings(learning_rate=1e-4, weight_decay=0.1)
 GRPO = GrpoSettings(kl_coef=0.05, optimizer=OPTIMIZER)
+DISTILL = DistillSettings(optimizer=OPTIMIZER)
+TAUGHT = DistillSettings(optimizer=OPTIMIZER, logits=LogitSettings(weight=0.7))
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,7 @@ class Case:
     dtype: str = "fp32"
     gradient_checkpointing: bool = False
     tied: bool = True
+    offload_optimizer: bool = False
 
     @property
     def name(self) -> str:
@@ -77,9 +89,11 @@ def _run_case(case: Case, rank: int, model: str, cases: Path) -> dict:
     trainer = _trainer(case, model)
     windows = [_window(case, rank, SAMPLES[:24]), _window(case, rank, SAMPLES[24:])]
     lonely = _window(case, rank, SAMPLES[:1])  # the second rank of two has nothing to do
-    trainer.begin_distill(OPTIMIZER, total_steps=3)
+    trainer.begin_distill(DISTILL, total_steps=3)
+    losses = [trainer.distill_loss(windows[0])]
     distilled = [trainer.distill_step(window) for window in windows]
     trainer.save(folder / "midway")
+    losses += [trainer.distill_loss(window) for window in (windows[0], lonely)]
     distilled.append(trainer.distill_step(lonely))
     trainer.save(folder / "checkpoint")
     kept = _parameters(trainer)
@@ -89,8 +103,11 @@ def _run_case(case: Case, rank: int, model: str, cases: Path) -> dict:
     repeated, _ = _reinforce(witness, windows, model)
     witnessed = _parameters(witness)
     resumed, again = _resume(case, folder / "midway", lonely)
+    (taught, by_teacher), (retaught, replayed) = _teach(case, rank, trainer, folder)
     outcome = {"distilled": distilled, "reinforced": reinforced, "repeated": repeated}
+    outcome |= {"losses": losses, "taught": taught, "retaught": retaught}
     states = {"kept": kept, "moved": moved, "witnessed": witnessed, "resumed": again}
+    states |= {"taught": by_teacher, "retaught": replayed}
     if case.dtype == "fp32" and case.tied:
         other, states["resumed-elsewhere"] = _resume(case, _written(cases / BASE.name), lonely)
         outcome["elsewhere"] = [other]
@@ -100,10 +117,26 @@ def _run_case(case: Case, rank: int, model: str, cases: Path) -> dict:
     return outcome | {"resumed": [resumed], "gap": gap}
 
 
+def _teach(case: Case, rank: int, trainer, folder: Path):
+    """Metrics and weights of two steps on a teacher's numbers, of which the second is also taken by
+    a trainer that resumes before it, from the bytes of its batch."""
+    samples = [with_teacher(sample, seed=row) for row, sample in enumerate(SAMPLES)]
+    trainer.begin_distill(TAUGHT, total_steps=2)
+    taught = [trainer.distill_step(_window(case, rank, samples[:24]))]
+    trainer.save(folder / "taught")
+    taught.append(trainer.distill_step(_window(case, rank, samples[24:])))
+    again = _trainer(case, str(folder / "taught"))
+    again.begin_distill(TAUGHT, total_steps=2)
+    again.resume(folder / "taught")
+    ((*replayed,),) = load_batches(dump_batches([samples[24:]]))
+    retaught = [again.distill_step(_window(case, rank, replayed))]
+    return (taught, _parameters(trainer)), (retaught, _parameters(again))
+
+
 def _resume(case: Case, checkpoint: Path, window):
     """The metrics of one more step, and the weights after it."""
     trainer = _trainer(case, str(checkpoint))
-    trainer.begin_distill(OPTIMIZER, total_steps=3)
+    trainer.begin_distill(DISTILL, total_steps=3)
     trainer.resume(checkpoint)
     return trainer.distill_step(window), _parameters(trainer)
 
@@ -126,8 +159,9 @@ def _trainer(case: Case, model: str):
         packing=case.packing,
         micro_batch_tokens=case.micro_batch_tokens,
         gradient_checkpointing=case.gradient_checkpointing,
+        offload_optimizer=case.offload_optimizer,
     )
-    return Trainer(ModelSpec(model, case.dtype), settings, temperature=0.9, seed=0)
+    return Trainer(ModelSpec(model, case.dtype), settings, temperature=TEMPERATURE, seed=0)
 
 
 def _window(case: Case, rank: int, samples):
@@ -146,9 +180,10 @@ def _reinforce(trainer, windows, reference: str) -> tuple[list[dict[str, float]]
     """
     trainer.begin_reinforce(GRPO, 3, reference)
     first = trainer.policy_step(windows[:1])
+    scored = trainer.score(SAMPLES, temperature=TEMPERATURE)
     gap = [
         logprob - float(rollout)
-        for sample, logprobs in zip(SAMPLES, trainer.score(SAMPLES), strict=True)
+        for sample, logprobs in zip(SAMPLES, scored, strict=True)
         for logprob, rollout in zip(logprobs, sample.rollout_logprobs, strict=True)
     ]
     return [first, trainer.policy_step(windows)], gap

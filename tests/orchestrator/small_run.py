@@ -40,7 +40,7 @@ class Learners:
         self.weights = (folder / "model.safetensors").read_text() if folder else "base"
         self.taken = []  # steps, by their batches
 
-    async def begin_distill(self, optimizer, total_steps):
+    async def begin_distill(self, settings, total_steps):
         assert total_steps == STEPS
 
     async def resume(self, place):

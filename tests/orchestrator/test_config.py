@@ -102,6 +102,22 @@ def refusal(path, *overrides):
             ["placement.learner.resources={GPU: 2}"],
             ["placement.learner.resources", "GPU", "custom resources"],
         ),
+        (
+            ["distill.max_tokens=200"],
+            ["distill.max_tokens (200)", "160 tokens", "model.context_tokens to 200"],
+        ),
+        (
+            ["learner.micro_batch_tokens=170", "model.context_tokens=180"],
+            ["learner.micro_batch_tokens (170)", "model.context_tokens (180)", "raise it to 180"],
+        ),
+        (
+            ["learner.micro_batch_tokens=100", "distill.max_tokens=120"],
+            ["learner.micro_batch_tokens (100)", "distill.max_tokens (120)", "raise it to 120"],
+        ),
+        (
+            ["phases=[{distill: {validation_fraction: 0.5}}]"],
+            ["phases[0].distill.validation_fraction (0.5)", "in the section distill"],
+        ),
         (["learner.ranks=200"], ["distill.batch_size", "learner.ranks"]),
         (
             ["learner.ranks=1000"],

@@ -307,18 +307,30 @@ def config_with(**sections):
 
 
 def test_overlong_traces_are_left_out_and_counted(material, tmp_path):
-    lengths = sorted(len(item.sample.completion_ids) for item in material.distill)
+    lengths = sorted(item.sample.tokens for item in material.distill)
     limit = lengths[len(lengths) // 2]
     kept = sum(length <= limit for length in lengths)
     assert kept < len(lengths)
-    shorter = prepare(config_with(rollout={"max_new_tokens": limit}), tmp_path)
+    shorter = prepare(config_with(distill={"max_tokens": limit}), tmp_path)
     assert len(shorter.distill) == kept
     (note,) = shorter.notes
     assert note.startswith(f"distillation: {len(lengths) - kept} traces left out")
+    assert f"{limit} tokens together (distill.max_tokens)" in note
+
+
+def test_a_trace_may_be_as_long_as_its_prompt_leaves_room_for(material, tmp_path):
+    """Neither what may be generated nor the longest prompt of reinforcement cuts it short."""
+    settings = {"distill": {"max_tokens": 224}, "model": {"context_tokens": 224}}
+    config = config_with(rollout={"max_new_tokens": 8}, phases=["distill"], **settings)
+    longer = prepare(config, tmp_path)
+    assert len(longer.distill) == len(material.distill)
+    assert all(len(item.sample.completion_ids) > 8 for item in longer.distill)
 
 
 def test_a_phase_left_without_pairs_is_refused_with_the_reason(tmp_path):
-    with pytest.raises(DataError, match=r"phase distill .*data.max_prompt_tokens"):
+    with pytest.raises(DataError, match=r"phase distill .*distill.max_tokens"):
+        prepare(config_with(distill={"max_tokens": 8}), tmp_path)
+    with pytest.raises(DataError, match=r"phase reinforce .*data.max_prompt_tokens"):
         prepare(config_with(data={"max_prompt_tokens": 8}), tmp_path)
 
 

@@ -146,6 +146,7 @@ def test_what_changes_only_where_and_how_fast_may_change():
         [
             *("rollout.workers=1", "learner.ranks=1", "output.samples=0", "deadlines.train_s=9"),
             *("evaluate.every_steps=5", "evaluate.pairs=9", "checkpoint.best_by=accuracy"),
+            "distill.validate_every_steps=3",
         ],
     )
     check_unchanged(then, config_tree(now))
