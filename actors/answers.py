@@ -8,6 +8,7 @@ import numpy as np
 
 from actors.rollout import GenerationRequest
 from judging.records import FinishReason, Rollout
+from learning.windows import TopTokens, TrainSample
 
 _TOLERANCE = 1e-3  # of a log-probability above 0, by rounding
 
@@ -20,6 +21,16 @@ def flaw_of(request: GenerationRequest, rollouts: Sequence[Rollout]) -> str | No
         if flaw := _flaw(request, index, rollout):
             return f"sample {index}: {flaw}"
     return None
+
+
+def flaw_of_top_tokens(sample: TrainSample, k: int, top: TopTokens) -> str | None:
+    """What is wrong with the likeliest tokens at each place of a completion; None if nothing is."""
+    wanted = (len(sample.completion_ids), k)
+    if top.ids.shape != wanted or top.logprobs.shape != wanted:
+        return f"{top.ids.shape} tokens, where {wanted} were asked for"
+    if not np.isfinite(top.logprobs).all() or (top.logprobs > _TOLERANCE).any():
+        return "log-probabilities that are none"
+    return "token ids below 0" if (top.ids < 0).any() else None
 
 
 def _flaw(request: GenerationRequest, index: int, rollout: Rollout) -> str | None:

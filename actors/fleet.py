@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
-from actors.answers import flaw_of
+from actors.answers import flaw_of, flaw_of_top_tokens
+from actors.engine import Answers, Engine, call, kill
 from actors.environment import engine_environment
 from actors.health import EngineHealth, Health
 from actors.load import Loads
@@ -24,39 +24,16 @@ from actors.settings import Deadlines, PauseMode
 from actors.waiting import last_line, within
 from judging.errors import InfrastructureError
 from judging.records import Rollout
+from learning.windows import TopTokens, TrainSample
+
+T = TypeVar("T")
 
 HEARTBEAT_S = 2.0  # between two looks at an engine; a dead one shows at once where it has work
 TRIES = 3  # of one request, each on an engine that then fails, before the request is to blame
 
 
-@dataclass(slots=True, eq=False)
-class Engine:
-    """One place of the fleet, whichever actor fills it."""
-
-    number: int
-    health: EngineHealth
-    actor: Any = None
-    requests: int = 0  # in flight
-    samples: int = 0  # in flight
-    comes_back: bool = False  # whether it is being brought back
-
-    @property
-    def is_up(self) -> bool:
-        """Whether weights can be sent to it."""
-        return self.health.state in (Health.HEALTHY, Health.SUSPECT, Health.STALE)
-
-    @property
-    def is_out(self) -> bool:
-        """Whether it will not come back."""
-        return self.health.state is Health.DEAD and not self.health.may_restart
-
-
-# Of each engine its answer or its error.
-Answers = dict[Engine, Any]
-
-
 class RolloutFleet:
-    """Life: construct, `start`, `generate` at will, `stop`."""
+    """Life: construct, `start`, `generate` at will, `stop`; and `start` again."""
 
     def __init__(
         self,
@@ -70,6 +47,7 @@ class RolloutFleet:
         self._spec, self._deadlines, self._placement = spec, deadlines, placement
         self._tell, self._clock = tell, clock
         self.engines: list[Engine] = []
+        self._restarted = 0  # of the engines before the last `stop`
         self._loads = Loads()
         self._changed = asyncio.Condition()
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -84,7 +62,7 @@ class RolloutFleet:
     @property
     def restarts(self) -> int:
         """How many engines were started again so far."""
-        return sum(engine.health.restarts for engine in self.engines)
+        return self._restarted + sum(engine.health.restarts for engine in self.engines)
 
     @property
     def working(self) -> int:
@@ -112,7 +90,20 @@ class RolloutFleet:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         stops = asyncio.gather(*(engine.actor.stop.remote() for engine in self.up()))
-        await within(self._deadlines.stop_s, "stopping the rollout workers", stops)
+        try:
+            await within(self._deadlines.stop_s, "stopping the rollout workers", stops)
+        finally:
+            for engine in self.engines:  # others may take their places
+                kill(engine.actor)
+            self._restarted = self.restarts
+            self.engines, self._loads = [], Loads()
+
+    def of_model(self, path: str) -> RolloutFleet:
+        """A fleet of another model, for the places of this one while it is stopped."""
+        spec = replace(self._spec, model_path=path, revision=None)
+        return RolloutFleet(
+            spec, self._deadlines, self._placement, tell=self._tell, clock=self._clock
+        )
 
     async def add(self) -> int:
         """One more worker, which joins while the run goes on; its number."""
@@ -130,31 +121,52 @@ class RolloutFleet:
             InfrastructureError: `TRIES` workers failed on it, or there is none for `start_s`.
             DataError: the request itself cannot be answered.
         """
+        return await self._by_any(request.presentation_uid, lambda to: self._ask(to, request))
+
+    async def top_tokens(self, uid: str, sample: TrainSample, k: int) -> TopTokens:
+        """The `k` likeliest tokens at each place of the completion, from a worker as above.
+
+        Raises as `generate`.
+        """
+        return await self._by_any(uid, lambda to: self._ask_top_tokens(to, sample, k))
+
+    async def _by_any(self, uid: str, ask: Callable[[Engine], Awaitable[T]]) -> T:
         failures: list[str] = []
         while len(failures) < TRIES:
             engine = await self._least_busy()
             actor = engine.actor
             try:
-                return await self._ask(engine, request)
+                return await ask(engine)
             except InfrastructureError as error:
                 failures.append(str(error))
                 await self.take_out(engine, str(error), actor=actor)
         raise InfrastructureError(
-            f"{request.presentation_uid}: {TRIES} rollout workers failed on it; the last: "
-            f"{failures[-1]}"
+            f"{uid}: {TRIES} rollout workers failed on it; the last: {failures[-1]}"
         )
 
     async def _ask(self, engine: Engine, request: GenerationRequest) -> list[Rollout]:
         what = f"rollout worker {engine.number}, {request.samples} samples of one prompt"
         self._load(engine, 1, request.samples)
         try:
-            call = engine.actor.generate.remote([request])
-            (rollouts,) = await within(self._deadlines.generate_s, what, call)
+            asked = engine.actor.generate.remote([request])
+            (rollouts,) = await within(self._deadlines.generate_s, what, asked)
         finally:
             self._load(engine, -1, -request.samples)
         if flaw := flaw_of(request, rollouts):
             raise InfrastructureError(f"{what}: its answer is garbage: {flaw}")
         return rollouts
+
+    async def _ask_top_tokens(self, engine: Engine, sample: TrainSample, k: int) -> TopTokens:
+        what = f"rollout worker {engine.number}, the likeliest tokens of {sample.tokens}"
+        self._load(engine, 1, 1)
+        try:
+            asked = engine.actor.top_tokens.remote(sample, k)
+            top = await within(self._deadlines.generate_s, what, asked)
+        finally:
+            self._load(engine, -1, -1)
+        if flaw := flaw_of_top_tokens(sample, k, top):
+            raise InfrastructureError(f"{what}: its answer is garbage: {flaw}")
+        return top
 
     async def _least_busy(self) -> Engine:
         number = self._free()
@@ -219,7 +231,7 @@ class RolloutFleet:
         engine.health.failed(reason)
         engine.actor = None
         self._tell(f"rollout worker {engine.number} is taken out: {reason}")
-        _kill(actor)  # what it was writing fails at once, and goes to others
+        kill(actor)  # what it was writing fails at once, and goes to others
         await self._refresh(engine)
         if not engine.comes_back:  # else it is tried again
             self._spawn(self._bring_back(engine))
@@ -247,7 +259,7 @@ class RolloutFleet:
     ) -> Answers:
         """What each engine answers, or its error, which is nobody else's matter."""
         calls = [
-            _call(engine, method, its, timeout_s=timeout_s) for engine, its in arguments.items()
+            call(engine, method, its, timeout_s=timeout_s) for engine, its in arguments.items()
         ]
         return dict(zip(arguments, await asyncio.gather(*calls), strict=True))
 
@@ -273,7 +285,7 @@ class RolloutFleet:
                 await self.bring_up(engine)
             except InfrastructureError as error:
                 if health.state is not Health.DEAD:
-                    _kill(engine.actor)
+                    kill(engine.actor)
                     health.failed(str(error).splitlines()[0])
                 continue
             if engine.health.takes_work:
@@ -369,26 +381,6 @@ class RolloutFleet:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._tell(f"a task of the rollout fleet failed: {error!r}")
-
-
-async def _call(engine: Engine, method: str, arguments: Sequence[Any], *, timeout_s: float) -> Any:
-    """The answer of the engine's actor, or the error."""
-    from ray.exceptions import RayError
-
-    if engine.actor is None:
-        return InfrastructureError(f"rollout worker {engine.number} is being started again")
-    try:
-        return await asyncio.wait_for(getattr(engine.actor, method).remote(*arguments), timeout_s)
-    except (RayError, TimeoutError) as error:
-        return error
-
-
-def _kill(actor: Any) -> None:
-    import ray
-
-    if actor is not None:
-        with suppress(ValueError):  # it is gone already
-            ray.kill(actor)
 
 
 async def _nothing(engine: Engine) -> None:

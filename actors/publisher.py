@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.fleet import Answers, Engine, RolloutFleet
+from actors.engine import Answers, Engine
+from actors.fleet import RolloutFleet
 from actors.health import Health
 from actors.learner_group import LearnerGroup, LearnersLost
 from actors.settings import Deadlines, PublicationSettings

@@ -20,6 +20,7 @@ from actors.transfer import Manifest, TransferEndpoint, manifest_to_wire
 from actors.urls import local_copy
 from judging.errors import ConfigurationError, DataError
 from judging.records import FinishReason, Rollout
+from learning.windows import TopTokens, TrainSample
 
 if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput, RequestOutput
@@ -217,10 +218,47 @@ class RolloutWorker:
             entry[token].logprob for token, entry in zip(token_ids[1:], entries[1:], strict=True)
         ]
 
+    async def top_tokens(self, sample: TrainSample, k: int) -> TopTokens:
+        """The `k` likeliest tokens at each place of the sample's completion, given what is before
+        it, with their log-probabilities at temperature 1.
+
+        Raises:
+            DataError: prompt and completion exceed the context.
+        """
+        from vllm import SamplingParams
+
+        if sample.tokens > self._spec.context_tokens:
+            raise DataError(
+                f"a trace and its prompt have {sample.tokens} tokens, more than the context of "
+                f"{self._spec.context_tokens}; lower distill.max_tokens"
+            )
+        # The last token is not given but sampled: what it is, is no matter.
+        given = [*sample.prompt_ids.tolist(), *sample.completion_ids[:-1].tolist()]
+        params = SamplingParams(
+            temperature=1.0,
+            max_tokens=1,
+            logprobs=k,
+            prompt_logprobs=k,
+            flat_logprobs=True,
+            detokenize=False,
+        )
+        output = await self._run(given, params)
+        inner: Any = output.prompt_logprobs
+        places = [_top(inner, place, k) for place in range(len(sample.prompt_ids), len(given))]
+        places.append(_top(output.outputs[0].logprobs, 0, k))
+        ids, logprobs = zip(*places, strict=True)
+        return TopTokens(np.asarray(ids, np.int32), np.asarray(logprobs, np.float32))
+
     async def stop(self) -> None:
         """Ends the engine's processes."""
         if self._engine is not None:
             self._engine.shutdown()
+
+
+def _top(flat: Any, place: int, k: int) -> tuple[list[int], list[float]]:
+    """Of vLLM's `FlatLogprobs` the likeliest at a place, behind the token that stands there."""
+    first = flat.start_indices[place] + 1
+    return flat.token_ids[first : first + k], flat.logprobs[first : first + k]
 
 
 def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
@@ -243,6 +281,7 @@ def engine_arguments(spec: EngineSpec) -> dict[str, Any]:
         "enforce_eager": settings.enforce_eager,
         "generation_config": "vllm",  # a checkpoint's own top-p would bias the policy ratio
         "logprobs_mode": "processed_logprobs",  # at the sampling temperature
+        "max_logprobs": -1,  # who asks is the run itself
         "disable_log_stats": True,
         "worker_extension_cls": "actors.vllm_transfer.WorkerExtension",
         "weight_transfer_config": WeightTransferConfig(backend="gloo"),

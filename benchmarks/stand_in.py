@@ -20,6 +20,7 @@ from actors.settings import PauseMode
 from actors.transfer import Manifest, TransferEndpoint
 from actors.urls import local_copy
 from judging.records import FinishReason, Rollout
+from learning.windows import TopTokens, TrainSample
 
 
 class StandInWorker:
@@ -102,6 +103,16 @@ class StandInWorker:
             weight_version_max=self._version,
         )
 
+    async def top_tokens(self, sample: TrainSample, k: int) -> TopTokens:
+        async with self._model_in_use:
+            return await asyncio.to_thread(self._top_tokens, sample, k)
+
+    def _top_tokens(self, sample: TrainSample, k: int) -> TopTokens:
+        tokens = [*sample.prompt_ids.tolist(), *sample.completion_ids.tolist()]
+        top = self._log_softmax(tokens)[len(sample.prompt_ids) - 1 :].topk(k)
+        self._iterations += 1
+        return TopTokens(top.indices.numpy().astype(np.int32), top.values.numpy())
+
     # ---- weights -----------------------------------------------------------------------------
 
     async def pause(self, mode: PauseMode) -> None:
@@ -134,10 +145,16 @@ class StandInWorker:
     def _score(self, probe: Sequence[int]) -> list[float]:
         import torch
 
+        table = self._log_softmax(probe)
+        return table.gather(1, torch.tensor(probe[1:])[:, None])[:, 0].tolist()
+
+    def _log_softmax(self, tokens: Sequence[int]) -> Any:
+        """Of each token after the first, given those before it: [tokens - 1, vocabulary]."""
+        import torch
+
         with torch.inference_mode():
-            logits = self._model(input_ids=torch.tensor([list(probe)])).logits[0, :-1]
-            table = torch.log_softmax(logits.float(), dim=-1)
-            return table.gather(1, torch.tensor(probe[1:])[:, None])[:, 0].tolist()
+            logits = self._model(input_ids=torch.tensor([list(tokens)])).logits[0, :-1]
+            return torch.log_softmax(logits.float(), dim=-1)
 
     async def stop(self) -> None:
         return None

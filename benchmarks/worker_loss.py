@@ -34,7 +34,8 @@ from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
-from actors.fleet import Engine, RolloutFleet
+from actors.engine import Engine
+from actors.fleet import RolloutFleet
 from actors.placement import Placement
 from actors.rollout import EngineSpec, GenerationRequest
 from actors.settings import Deadlines, PlacementSettings

@@ -62,10 +62,10 @@ def _with_top_tokens(
     ids: torch.Tensor,  # [S, C, k]
     present: torch.Tensor,  # [S, C]
 ) -> torch.Tensor:
-    labels = batch.labels[present][:, None]
+    own = logits.gather(1, torch.cat([batch.labels[present][:, None], ids[present]], dim=1))
     # The softmax's normalizer is known from the label's score: no second pass over the vocabulary.
-    normalizer = logits.gather(1, labels) - scores[:, None]
-    top = logits.gather(1, ids[present]) - normalizer
+    normalizer = own[:, :1] - scores[:, None]
+    top = own[:, 1:] - normalizer
     width = 1 + ids.shape[-1]
     empty = batch.mask.new_zeros((*batch.mask.shape, width))
     where = present[..., None].expand(*present.shape, width)

@@ -60,7 +60,7 @@ class LogitSettings:
 
     # policy: the weights that the phase begins with; else a model as of model.path
     teacher: str = "policy"
-    top_k: PositiveInt = 20
+    top_k: Annotated[int, Interval(ge=1, le=1000)] = 20  # of it, at each place
     # Of the divergence from the teacher; the rest is that of the trace's own tokens (Hinton et al.,
     # 1503.02531, section 2).
     weight: Fraction = 0.5

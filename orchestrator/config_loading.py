@@ -35,6 +35,7 @@ PATH_KEYS = (
     "data.distill_path",
     "data.heldout_path",
     "data.overlap_with",
+    "distill.logits.teacher",
     "evaluate.data",
     "judge.template",
 )
@@ -159,8 +160,10 @@ def _read_file(path: Path, extended_by: tuple[Path, ...]) -> _Source:
 
 def _settle_paths(tree: Tree, folder: Path) -> None:
     for dotted in PATH_KEYS:
-        section, key = dotted.split(".")
-        values = tree.get(section)
+        *sections, key = dotted.split(".")
+        values: Any = tree
+        for section in sections:
+            values = values.get(section) if isinstance(values, dict) else None
         if not isinstance(values, dict):
             continue
         if isinstance(value := values.get(key), str):

@@ -32,6 +32,11 @@ def _phase(phase: DistillPhase, name: str, config: RunConfig) -> Iterator[str]:
             f"{name}.batch_size ({settings.batch_size}) is less than learner.ranks ({ranks}), so "
             "that a rank has nothing to train on: raise the first or lower the second"
         )
+    if settings.logits is not None and settings.logits.weight == 0:
+        yield (
+            f"{name}.logits.weight is 0, so that the teacher would be asked for nothing: leave "
+            f"{name}.logits out, or raise it"
+        )
     for key in _OF_ALL_PHASES:
         if getattr(settings, key) != getattr(config.distill, key):
             yield (

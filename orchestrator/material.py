@@ -28,6 +28,7 @@ from orchestrator.benchmark_items import benchmark_items
 from orchestrator.config import EvaluateSettings, RunConfig
 from orchestrator.pairs import LoadedPairs, load_pairs
 from orchestrator.rundir import RunDirectory
+from orchestrator.vocabulary import check_teachers
 from synthesis.dataset import traces_file
 
 
@@ -79,6 +80,7 @@ def prepare(
     traces = synthesized_pairs(config, run_path, range(config.phases_ahead)) or split.distill
     model_path = _model(config, run_path, replace(split, distill=traces), template)
     tokenizer = load_tokenizer(config, model_path)
+    check_teachers(config, tokenizer)
     renderer = _Renderer(template, tokenizer, config)
     material = Material(
         split=split,

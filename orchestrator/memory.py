@@ -67,12 +67,14 @@ def _activations(config: RunConfig, shape: ModelShape, each: int) -> int:
         layers = layer + shape.layers * tokens * shape.hidden * each
     else:
         layers = shape.layers * layer
-    # Logits are made for completions only: in the model's type, in fp32, and their gradient.
+    # Logits are made for completions only: in the model's type, in fp32, and their gradient, which
+    # the tokens of a teacher add to once more.
     completion = config.rollout.max_new_tokens
     if config.learner.packing:  # a group's prompt is computed once
         completion *= max((p.settings.group_size for p in _reinforcing(config)), default=1)
     scored = tokens * completion // (config.data.max_prompt_tokens + completion)
-    return layers + scored * shape.vocabulary * (each + 8)
+    has_teacher = any(p.kind == "distill" and p.settings.logits for p in config.phases)
+    return layers + scored * shape.vocabulary * (each + (12 if has_teacher else 8))
 
 
 def _reinforcing(config: RunConfig) -> list[ReinforcePhase]:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 import random
+import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
@@ -19,6 +20,7 @@ from orchestrator.material import Demonstration, demonstrations_of
 from orchestrator.plan import total_steps, validation_pairs
 from orchestrator.recovery import begin_on_learners, on_learners
 from orchestrator.run import Run
+from orchestrator.teacher import ask_teacher
 
 VALIDATED_AT_ONCE = 256  # traces in one request to the learners
 
@@ -39,11 +41,16 @@ async def distill(run: Run, index: int, phase: DistillPhase) -> None:
             run, index, lambda: run.learners.begin_distill(settings, steps)
         )
         await evaluate_if_due(run, index, "distill", done, steps)
+        taught = None
+        if settings.logits is not None and done < steps:
+            taught = await ask_teacher(run, index, settings.logits, traces, done=done)
         batches = shuffled_batches(traces, settings.batch_size, seed)
         rest = islice(batches, done, None)
         for step, (_, batch) in zip(range(done + 1, steps + 1), rest, strict=False):
             run.telemetry.begin_step()
             samples = [demonstration.sample for demonstration in batch]
+            if taught is not None:
+                samples = [taught(sample) for sample in samples]
             is_validated = step % settings.validate_every_steps == 0 or step == steps
             validated = held_out if is_validated else ()
             metrics = await on_learners(run, _step, run, samples, validated)
@@ -65,6 +72,7 @@ async def distill(run: Run, index: int, phase: DistillPhase) -> None:
             run.stop.check()
         await on_learners(run, run.publisher.publish)
     await end_training(run, index, "distill", steps)
+    shutil.rmtree(run.directory.teacher(index), ignore_errors=True)
 
 
 async def _step(

@@ -48,6 +48,7 @@ class PhasePlan:
     evaluated_every_steps: int | None = None  # of a phase that trains
     most_usd: float | None = None  # what a synthesis may cost, where it has prices
     validation_pairs: int = 0  # with traces, held out of distillation besides
+    teacher: str | None = None  # whose probabilities are learned from
 
     @property
     def updates(self) -> int | None:
@@ -214,6 +215,7 @@ def _distill_plan(
         new_tokens_per_step=0,
         trained_tokens_per_step=size * config.trace_tokens,
         validation_pairs=held_out,
+        teacher=settings.logits.teacher if settings.logits else None,
     )
 
 
@@ -341,6 +343,7 @@ def _work_line(phase: PhasePlan) -> str:
             f"{head} of {_number(phase.samples_per_step)} traces, one optimizer step each; a step "
             f"trains on at most {_number(phase.trained_tokens_per_step)} tokens"
             + (f"; {phase.validation_pairs:,} pairs for validation" * bool(phase.validation_pairs))
+            + (f"; its teacher is {phase.teacher}" if phase.teacher else "")
         )
     return (
         f"{head} of {_number(phase.samples_per_step)} rollouts with "

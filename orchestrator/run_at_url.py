@@ -239,6 +239,6 @@ def _needed(found: Iterable[str]) -> Iterator[str]:
     yield from last.values()
     for name in found:
         is_open_work = name.startswith("open/") and name.endswith(".safetensors")
-        is_benchmark = name.startswith("benchmarks/")
-        if is_open_work or is_benchmark or name in _READ:
+        is_kept = name.startswith(("benchmarks/", "teacher/"))
+        if is_open_work or is_kept or name in _READ:
             yield name

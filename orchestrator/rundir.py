@@ -40,7 +40,7 @@ T = TypeVar("T")
 
 _CHECKPOINT = re.compile(r"step-\d{6,}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_BENCHMARKS = "benchmarks"
+_BENCHMARKS, _TEACHER = "benchmarks", "teacher"
 _STEP_PLACE = ("phase", "phase_index", "total_steps", "step", "at_s")
 
 
@@ -135,6 +135,10 @@ class RunDirectory:
     def synthesis(self, phase: int) -> Path:
         """What teachers were asked in a phase, and the data set that came of it."""
         return self.path / "synthesis" / str(phase)
+
+    def teacher(self, phase: int) -> Path:
+        """What a teacher said of the traces of a phase that goes on."""
+        return self.path / _TEACHER / str(phase)
 
     @property
     def batches(self) -> Path:

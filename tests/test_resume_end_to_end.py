@@ -27,6 +27,10 @@ SHORT = [
     "data.generate.heldout_pairs=16",
     "data.generate.reinforce_pairs=600",
     "distill.max_steps=12",
+    "data.generate.distill_pairs=900",
+    "distill.logits={teacher: policy, top_k: 4}",
+    "distill.validation_fraction=0.1",
+    "distill.validate_every_steps=4",
     "reinforce.max_steps=5",
     "reinforce.prompts_per_step=8",
     "reinforce.mini_batch_prompts=4",
@@ -117,6 +121,17 @@ def test_each_step_is_there_once_and_the_run_is_done(killed_twice):
     assert "taking the run up in phase 1, after step" in said[1]
     assert "taking the run up in phase 3, after step" in said[2]
     assert any("replaying" in text for text in said[1:])
+
+
+def test_the_teacher_is_asked_once_and_held_out_traces_are_measured(killed_twice):
+    """Though the weights that it had are gone when the run is taken up."""
+    run, said = killed_twice
+    asked = "asking the teacher (policy) for its 4 likeliest tokens at each place of 810 traces"
+    assert [asked in text for text in said] == [True, False, False]
+    distilled = steps(run, "distill")
+    assert abs(distilled[0]["teacher_kl"]) < 1e-4 < distilled[-1]["teacher_kl"]
+    measured = [row["step"] for row in distilled if "validation/loss" in row]
+    assert measured == [4, 8, 12]
 
 
 def test_no_pair_is_trained_on_twice_in_an_epoch_and_versions_go_on(killed_twice):

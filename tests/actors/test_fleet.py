@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fleet_workers import rollout
 
-from actors.answers import flaw_of
+from actors.answers import flaw_of, flaw_of_top_tokens
 from actors.fleet import RolloutFleet
 from actors.health import Health
 from actors.load import Loads
@@ -19,6 +19,7 @@ from actors.settings import Deadlines, PlacementSettings, RolloutSettings
 from judging.errors import ConfigurationError, InfrastructureError
 from judging.records import FinishReason
 from learning.settings import LearnerSettings
+from learning.windows import TopTokens, TrainSample
 from orchestrator.cluster import ray_cluster
 
 
@@ -52,6 +53,24 @@ def test_what_no_answer_is_has_a_name(changes, flaw):
 
 def test_too_few_samples_are_no_answer():
     assert flaw_of(request("pair"), []) == "0 samples instead of 2"
+
+
+@pytest.mark.parametrize(
+    ("ids", "logprobs", "flaw"),
+    [
+        ([[1, 2], [3, 4]], [[-0.1, -3], [0, -20]], None),
+        ([[1, 2]], [[-1, -2]], "(1, 2) tokens, where (2, 2)"),
+        ([[1, 2], [3, 4]], [[-1, -2]], "tokens, where (2, 2)"),
+        ([[1, 2], [3, 4]], [[-1, -2], [-1, np.nan]], "log-probabilities that are none"),
+        ([[1, 2], [3, 4]], [[-1, -2], [0.5, -2]], "log-probabilities that are none"),
+        ([[1, 2], [3, -4]], [[-1, -2], [-1, -2]], "token ids below 0"),
+    ],
+)
+def test_likeliest_tokens_must_be_some(ids, logprobs, flaw):
+    sample = TrainSample(np.zeros(1, np.int32), np.zeros(2, np.int32))
+    top = TopTokens(np.array(ids, np.int32), np.array(logprobs, np.float32))
+    found = flaw_of_top_tokens(sample, 2, top)
+    assert found == flaw or (flaw and flaw in found)
 
 
 def test_work_goes_to_who_has_the_least():
@@ -211,6 +230,40 @@ async def test_a_worker_joins_while_others_work(cluster, tmp_path):
         await until(lambda: told == ["rollout worker 1 takes work"], "it joined")
         answers = await asyncio.gather(*(fleet.generate(request(f"slow/{n}")) for n in range(4)))
         assert len({answer[0].text for answer in answers}) == 2  # processes
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(240)
+async def test_likeliest_tokens_that_are_none_are_asked_of_another(cluster, tmp_path):
+    ids = np.arange(4, dtype=np.int32)
+    async with fleet_of(tmp_path, workers=2) as (fleet, told):
+        top = await fleet.top_tokens("pair", TrainSample(ids[:2], ids), 3)
+        assert top.ids.shape == top.logprobs.shape == (4, 3)
+        assert "(3, 3) tokens, where (4, 3) were asked for" in told[0]
+
+
+@pytest.mark.integration
+@pytest.mark.timeout(240)
+async def test_another_models_engines_stand_in_its_places_while_it_is_stopped(cluster, tmp_path):
+    folders = tmp_path / "own", tmp_path / "other"
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "deaths-at-start").write_text("1")
+    async with fleet_of(folders[0], workers=2) as (fleet, _):
+        (before, _) = await fleet.generate(request("first"))
+        await fleet.stop()
+        assert (fleet.up(), fleet.working) == ([], 0)
+        other = fleet.of_model(str(folders[1]))
+        await other.start()
+        try:
+            (_, _) = await other.generate(request("die"))
+            assert (folders[1] / "die").exists()
+        finally:
+            await other.stop()
+        await fleet.start()
+        (after, _) = await fleet.generate(request("second"))
+        assert (fleet.working, fleet.restarts) == (2, 1)
+        assert before.text != after.text  # processes
 
 
 @pytest.mark.integration

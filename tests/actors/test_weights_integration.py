@@ -25,6 +25,7 @@ from actors.settings import PauseMode, RolloutSettings
 from actors.transfer import TensorEntry, TransferEndpoint, plan_buckets
 from judging.errors import DataError
 from judging.records import FinishReason
+from learning.windows import TrainSample
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
@@ -257,13 +258,34 @@ async def test_learner_and_engine_agree_on_fresh_samples(engine, temperature):
     assert np.concatenate(gaps).mean() <= LEARNER_TOLERANCE[engine.dtype]
 
 
+@pytest.mark.parametrize("completion", [LONG[:30], LONG[:1]])
+async def test_the_likeliest_tokens_at_each_place_are_those_of_the_model(engine, completion):
+    import torch
+
+    from learning.policy import load_model
+
+    k = 25  # more than vLLM gives to who does not own the engine
+    prompt, completion = np.array(SHORT, np.int32), np.array(completion, np.int32)
+    top = await engine.worker.top_tokens(TrainSample(prompt, completion), k)
+    model = load_model(str(engine.folders[STARTED]), dtype=engine.dtype, packing=False)
+    tokens = torch.as_tensor(np.concatenate([prompt, completion])).long()
+    with torch.no_grad():
+        logits = model(tokens[None]).logits[0, len(prompt) - 1 : -1].float()
+    expected = logits.log_softmax(-1)
+    assert top.ids.shape == (len(completion), k)
+    gathered = expected.gather(1, torch.as_tensor(top.ids).long()).numpy()
+    assert np.abs(gathered - top.logprobs).mean() <= LEARNER_TOLERANCE[engine.dtype]
+    likeliest = expected.topk(k).values.numpy()
+    assert np.abs(likeliest - top.logprobs).mean() <= LEARNER_TOLERANCE[engine.dtype]
+    assert all(len(set(row)) == k for row in top.ids.tolist())
+
+
 def learner_logprobs(engine, which, prompt, completions, temperature) -> list[np.ndarray]:
     """What the learner's policy says of each completion, without DeepSpeed."""
     import torch
 
     from learning.packing import build_micro_batch
     from learning.policy import Policy, load_model
-    from learning.windows import TrainSample
 
     model = load_model(str(engine.folders[which]), dtype=engine.dtype, packing=True)
     tokens = np.asarray(prompt, np.int32)

@@ -118,6 +118,10 @@ def refusal(path, *overrides):
             ["phases=[{distill: {validation_fraction: 0.5}}]"],
             ["phases[0].distill.validation_fraction (0.5)", "in the section distill"],
         ),
+        (
+            ["distill.logits={weight: 0}"],
+            ["distill.logits.weight is 0", "leave distill.logits out"],
+        ),
         (["learner.ranks=200"], ["distill.batch_size", "learner.ranks"]),
         (
             ["learner.ranks=1000"],
@@ -380,13 +384,16 @@ def test_a_path_counts_from_here_and_else_from_its_file(tmp_path, monkeypatch):
     folder.mkdir()
     here.mkdir()
     data = "data: {path: pairs.jsonl, overlap_with: [pairs.jsonl, other]}"
-    write(folder, run=f"model: {{make: {{}}}}\n{data}\nphases: [evaluate]\n")
+    taught = "distill: {logits: {teacher: pairs.jsonl}}"
+    write(folder, run=f"model: {{make: {{}}}}\n{data}\n{taught}\nphases: [evaluate]\n")
     monkeypatch.chdir(here)
     limits = ["data.max_prompt_tokens=96", "rollout.max_new_tokens=64"]
     assert load_config(folder / "run.yaml", limits).data.path == "pairs.jsonl"
     (folder / "pairs.jsonl").touch()
     beside = load_config(folder / "run.yaml", limits).data
     assert beside.path == str(folder / "pairs.jsonl")
+    teacher = load_config(folder / "run.yaml", limits).distill.logits.teacher
+    assert teacher == str(folder / "pairs.jsonl")
     assert beside.overlap_with == (str(folder / "pairs.jsonl"), "other")
     (here / "pairs.jsonl").touch()
     assert load_config(folder / "run.yaml", limits).data.path == "pairs.jsonl"
