@@ -58,20 +58,6 @@ def test_steps_and_batches_follow_from_pairs_and_settings():
     assert reinforce.trained_tokens_per_step == 512 * 160
 
 
-def test_traces_for_validation_are_not_trained_on():
-    held_out = {"validation_fraction": 0.1, "max_tokens": 128, "logits": {"teacher": "some/model"}}
-    plan = make_plan(config_with(distill=held_out), FACTS)
-    distill = plan.phases[1]
-    assert (distill.pairs, distill.validation_pairs, distill.steps) == (576, 64, 27)
-    assert distill.trained_tokens_per_step == 64 * 128
-    assert "64 pairs for validation; its teacher is some/model" in render_plan(plan)
-    few = replace(FACTS, parts=replace(PARTS, distill=1))
-    with pytest.raises(
-        ConfigurationError, match=r"distill.validation_fraction \(0.1\) leaves none"
-    ):
-        make_plan(config_with(distill=held_out), few)
-
-
 def test_steps_are_capped_and_never_none():
     assert total_steps(640, 64, 1.0, None) == 10
     assert total_steps(640, 64, 1.0, 4) == 4

@@ -279,7 +279,8 @@ def test_another_node_has_what_it_needs(runs, monkeypatch, tmp_path):
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_text("weights")
     assert run.share_model(model) == f"{runs}/run-1/model"
-    for text in ("open/a.safetensors", "traces/0-distill/step-000001.jsonl"):
+    kept = ("open/a.safetensors", "teacher/0/a.safetensors")
+    for text in (*kept, "traces/0-distill/step-000001.jsonl"):
         (run.path / text).parent.mkdir(parents=True, exist_ok=True)
         (run.path / text).write_text("{}\n")
     (run.path / "traces/0-distill/step-000002.jsonl").write_text("{}\n")
@@ -295,7 +296,7 @@ def test_another_node_has_what_it_needs(runs, monkeypatch, tmp_path):
         "metrics.jsonl",
         "model/config.json",
         "model/model.safetensors",
-        "open/a.safetensors",
+        *kept,
         "traces/0-distill/step-000002.jsonl",
     }
 
