@@ -31,8 +31,10 @@ export CUDA_VISIBLE_DEVICES :=
 demo: .venv/.cpu  # trains and evaluates a small judge
 	@gavel run configs/quickstart.yaml
 
+# A start waits for one process after another, so that two tests side by side use the cores better.
 test: test-pure  # all tests; those that start engines, learners or a cluster come last
-	@pytest -m integration
+	@pytest -n 2 --dist loadfile --no-loadscope-reorder -m "integration and not alone"
+	@pytest -m "integration and alone"
 
 test-pure: .venv/.dev
 	@pytest -n 2 -m "not integration"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import socket
@@ -68,8 +69,9 @@ def ray_head(
 
 
 def free_port(low: int, high: int) -> int:
-    """Ray takes ports from 10002 on for its workers."""
-    for port in range(low, high):
+    """One by chance, so that clusters that start at once do not meet. Ray takes those from 10002 on
+    for its workers."""
+    for port in random.sample(range(low, high), high - low):
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", port)) != 0:
                 return port

@@ -34,14 +34,15 @@ class StandInWorker:
 
     async def start(self) -> None:
         import torch
-        from transformers import AutoTokenizer
-
-        from learning.policy import load_model
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
         torch.set_num_threads(1)
         path = local_copy(self._spec.model_path)
         self._tokenizer = AutoTokenizer.from_pretrained(path)
-        model = load_model(path, dtype="fp32", packing=False)
+        # Not by learning.policy, which imports DeepSpeed: that takes longer than all else here.
+        model = AutoModelForCausalLM.from_pretrained(
+            path, use_safetensors=True, dtype=torch.float32, attn_implementation="sdpa"
+        )
         self._model: Any = model.requires_grad_(False).eval()
 
     async def process_id(self) -> int:

@@ -1,6 +1,7 @@
 """Fixtures that tests of several packages share: small models, and data from outside."""
 
 import os
+import re
 import secrets
 import socket
 from collections.abc import Callable
@@ -18,6 +19,7 @@ os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
+INTEGRATION_ONLY = re.compile(r"^pytestmark = \[?\s*pytest\.mark\.integration", re.MULTILINE)
 ModelMaker = Callable[..., Path]
 
 TEXTS = (
@@ -30,11 +32,17 @@ GAIN = 2.0  # fresh weights give every token nearly the same probability, which 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """A module whose tests are all left out is not imported for that: some import much."""
-    if config.option.markexpr != "not integration" or collection_path.suffix != ".py":
+    if not (collection_path.name.startswith("test_") and collection_path.suffix == ".py"):
         return None
     text = collection_path.read_text("utf-8")
-    marks = ("\npytestmark = pytest.mark.integration", "\npytestmark = [pytest.mark.integration")
-    return True if any(mark in text for mark in marks) else None
+    has_some, is_alone = "pytest.mark.integration" in text, "pytest.mark.alone" in text
+    is_left_out = {
+        "not integration": bool(INTEGRATION_ONLY.search(text)),
+        "integration": not has_some,
+        "integration and not alone": not has_some or is_alone,
+        "integration and alone": not is_alone,
+    }
+    return is_left_out.get(config.option.markexpr) or None
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +76,7 @@ def _write_model(folder: Path, seed: int, tied: bool) -> None:
     model.save_pretrained(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of data that is not part of the repository."""
     root = os.environ.get("GAVEL_SHARED_DATA")

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -36,8 +37,9 @@ class Nodes:
 
 
 def free_port(low: int, high: int) -> int:
-    """Ray takes ports from 10002 on for its workers."""
-    for port in range(low, high):
+    """One by chance, since other clusters may start now; Ray takes those from 10002 on for its
+    workers."""
+    for port in random.sample(range(low, high), high - low):
         with socket.socket() as tried:
             if tried.connect_ex((HEAD, port)) != 0:
                 return port

@@ -19,13 +19,20 @@ from ray_head import ray_head
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-STEPS = 45
+STEPS = 16  # two seconds and more each while `waits_while` is there
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
+def waits_while(tmp_path_factory) -> Path:
+    """While this file is there, runs go on slowly: see `waiting_reward`."""
+    return tmp_path_factory.mktemp("waits") / "while"
+
+
+@pytest.fixture(scope="module")
+def cluster(waits_while) -> Iterator[dict[str, str]]:
     """The environment of who may use a cluster, which has a place for one driver."""
-    with ray_head(resources={"driver": 1}) as environment:
+    variables = {"PYTHONPATH": str(ROOT / "tests" / "rewards"), "WAITS_WHILE": str(waits_while)}
+    with ray_head(resources={"driver": 1}, variables=variables) as environment:
         yield environment
 
 
@@ -54,6 +61,7 @@ def submit(runs: Path) -> list[str]:
         f"reinforce.max_steps={STEPS}",
         "reinforce.prompts_per_step=8",
         "reinforce.mini_batch_prompts=4",
+        "reward.mix.slow={uses: 'import:waiting_reward:waits', mode: shadow}",
         "rollout.workers=1",
         "learner.ranks=1",
         "output.samples=0",
@@ -68,7 +76,10 @@ def steps(run: Path) -> list[dict]:
     return [row for row in rows if row["phase"] == "reinforce" and "phase_index" in row]
 
 
-def test_a_submitted_run_is_stopped_in_order_and_submitted_again_goes_on(cluster, tmp_path):
+def test_a_submitted_run_is_stopped_in_order_and_submitted_again_goes_on(
+    cluster, waits_while, tmp_path
+):
+    waits_while.touch()
     submitted = gavel(cluster, *submit(tmp_path), "--no-follow")
     assert submitted.returncode == 0, submitted.stderr
     assert "submitted the run far as job gavel-far-1" in submitted.stderr
@@ -76,7 +87,7 @@ def test_a_submitted_run_is_stopped_in_order_and_submitted_again_goes_on(cluster
     while len(steps(run)) < 2:
         assert time.monotonic() < deadline, gavel(cluster, "logs", "far").stdout
         time.sleep(0.2)
-    waits_for_the_place_of_another(cluster, tmp_path)  # first: a fast machine ends the run soon
+    waits_for_the_place_of_another(cluster, tmp_path)
     doubled = gavel(cluster, *submit(tmp_path))
     assert doubled.returncode == 2
     assert "the run's job gavel-far-1 is running" in doubled.stderr
@@ -94,6 +105,7 @@ def test_a_submitted_run_is_stopped_in_order_and_submitted_again_goes_on(cluster
     assert "SIGTERM: the run ends after this step" in said
     assert "stopped in order, between two steps" in said
 
+    waits_while.unlink()
     again = gavel(cluster, *submit(tmp_path))
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr
     assert f"taking the run up in phase 2, after step {done}" in again.stdout

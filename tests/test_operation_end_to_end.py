@@ -1,8 +1,10 @@
-"""What people do to a run: workers join it, and SIGTERM ends it with a checkpoint to go on from."""
+"""What people do to a run: workers join it, SIGTERM ends it with a checkpoint to go on from, and
+Ctrl-C at once."""
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -112,3 +114,35 @@ def test_a_worker_joins_and_sigterm_leaves_a_checkpoint_to_go_on_from(tmp_path, 
     assert "taking up" in said  # finished groups
     assert "replaying" not in said
     assert [row["step"] for row in steps(run)] == list(range(1, len(steps(run)) + 1))
+
+
+def test_ctrl_c_leaves_no_process_behind(tmp_path: Path) -> None:
+    """Of vLLM's neither, while it starts."""
+    made = ("data.generate.heldout_pairs=16", "data.generate.reinforce_pairs=600")
+    settings = (f"run.dir={tmp_path}", "run.id=cut", "rollout.workers=1", *made)
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "run", "configs/quickstart.yaml", *settings],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    family: set[psutil.Process] = set()
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and not any("EngineCore" in name(p) for p in family):
+        family |= set(psutil.Process(driver.pid).children(recursive=True))
+        time.sleep(0.5)
+    family |= set(psutil.Process(driver.pid).children(recursive=True))
+    assert any("EngineCore" in name(p) for p in family)
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait(timeout=90) == 130
+    _, alive = psutil.wait_procs(list(family), timeout=20)
+    assert not alive, [name(process) for process in alive]
+    assert json.loads((tmp_path / "cut" / "summary.json").read_text())["status"] == "stopped"
+
+
+def name(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.NoSuchProcess:
+        return ""

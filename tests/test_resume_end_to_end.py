@@ -1,4 +1,5 @@
-"""A run whose driver is killed goes on from what it committed, and computes what it would have."""
+"""A run whose driver is killed goes on from what it committed, and computes what it would have; so
+it does where a checkpoint was spoilt while no driver was there."""
 
 from __future__ import annotations
 
@@ -9,14 +10,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from safetensors.numpy import load_file
 
 from actors.environment import learner_environment
 from learning.settings import LearnerSettings
 from orchestrator.journal import RunJournal
+from orchestrator.rundir import RunDirectory
+from orchestrator.status import read_status
 from orchestrator.store import open_store
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +41,8 @@ SHORT = [
     "reinforce.prompts_per_step=8",
     "reinforce.mini_batch_prompts=4",
     "learner.ranks=1",
+    "rollout.workers=1",
     "checkpoint.every_steps=2",
-    "checkpoint.keep=100",
     "output.samples=0",
     "rollout.worker=benchmarks.stand_in:StandInWorker",  # starts sooner than vLLM
 ]
@@ -85,15 +91,34 @@ def steps(run: Path, phase: str) -> list[dict]:
     return [row for row in rows if row["phase"] == phase and "phase_index" in row]
 
 
+@dataclass(frozen=True)
+class Killed:
+    """The run's directory, what its drivers printed, and the weights that were spoilt."""
+
+    run: Path
+    said: list[str]
+    before: dict[str, np.ndarray]
+
+
 @pytest.fixture(scope="module")
-def killed_twice(tmp_path_factory) -> tuple[Path, list[str]]:
-    """The run's directory, and what its three drivers printed."""
+def killed(tmp_path_factory) -> Killed:
+    """Three times: in distillation, in the evaluation after it, and in reinforcement."""
     runs = tmp_path_factory.mktemp("runs")
-    run = runs / "killed"
+    run = RunDirectory(runs / "killed")
+
+    def evaluates() -> bool:
+        return read_status(run, time.time()).phase == "evaluate"
+
+    few, all_kept = (command(runs, f"checkpoint.keep={count}") for count in (2, 100))
     said = [
-        kill_when(command(runs), lambda: len(steps(run, "distill")) >= 5, "5 distillation steps"),
-        kill_when(command(runs), lambda: len(steps(run, "reinforce")) >= 3, "3 policy steps"),
+        kill_when(few, lambda: len(steps(run.path, "distill")) >= 5, "5 distillation steps"),
+        kill_when(few, evaluates, "the evaluation"),
     ]
+    weights = run.checkpoint_path(12) / "model.safetensors"
+    before = load_file(weights)
+    spoil(weights)
+    three_steps = "3 policy steps"
+    said.append(kill_when(all_kept, lambda: len(steps(run.path, "reinforce")) >= 3, three_steps))
     refused = subprocess.run(
         command(runs, "reinforce.group_size=8"),
         cwd=ROOT,
@@ -104,14 +129,20 @@ def killed_twice(tmp_path_factory) -> tuple[Path, list[str]]:
     )
     assert refused.returncode == 2
     assert "reinforce.group_size: 4 -> 8" in refused.stderr
-    last = [*command(runs, "rollout.workers=1"), "--resume", "killed"]
+    last = [*all_kept, "rollout.workers=2", "--resume", "killed"]
     done = subprocess.run(last, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return run, [*said, done.stdout]
+    return Killed(run.path, [*said, done.stdout], before)
 
 
-def test_each_step_is_there_once_and_the_run_is_done(killed_twice):
-    run, said = killed_twice
+def spoil(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_each_step_is_there_once_and_the_run_is_done(killed):
+    run, said = killed.run, killed.said
     assert [row["step"] for row in steps(run, "distill")] == list(range(1, 13))
     assert [row["step"] for row in steps(run, "reinforce")] == list(range(1, 6))
     summary = json.loads((run / "summary.json").read_text())
@@ -119,23 +150,40 @@ def test_each_step_is_there_once_and_the_run_is_done(killed_twice):
     assert [e["phase"] for e in summary["evaluations"]] == ["distill", "reinforce"]
     assert "taking the run up" not in said[0]
     assert "taking the run up in phase 1, after step" in said[1]
-    assert "taking the run up in phase 3, after step" in said[2]
+    assert "taking the run up in phase 2" in said[2]
+    assert "taking the run up in phase 3, after step" in said[3]
     assert any("replaying" in text for text in said[1:])
 
 
-def test_the_teacher_is_asked_once_and_held_out_traces_are_measured(killed_twice):
+def test_the_teacher_is_asked_once_and_held_out_traces_are_measured(killed):
     """Though the weights that it had are gone when the run is taken up."""
-    run, said = killed_twice
+    run, said = killed.run, killed.said
     asked = "asking the teacher (policy) for its 4 likeliest tokens at each place of 810 traces"
-    assert [asked in text for text in said] == [True, False, False]
+    assert [asked in text for text in said] == [True, False, False, False]
     distilled = steps(run, "distill")
     assert abs(distilled[0]["teacher_kl"]) < 1e-4 < distilled[-1]["teacher_kl"]
     measured = [row["step"] for row in distilled if "validation/loss" in row]
     assert measured == [4, 8, 12]
 
 
-def test_no_pair_is_trained_on_twice_in_an_epoch_and_versions_go_on(killed_twice):
-    run, _ = killed_twice
+def test_the_checkpoint_that_distillation_left_is_computed_again_bit_for_bit(killed):
+    said = killed.said[2]
+    assert (
+        "checkpoints/step-000012 is not used: model.safetensors does not have its SHA-256; it is "
+        "now checkpoints/damaged-step-000012" in said
+    )
+    assert "writing checkpoints/step-000012 again, from checkpoints/step-000010" in said
+    run = RunDirectory(killed.run)
+    after = load_file(run.checkpoint_path(12) / "model.safetensors")
+    assert killed.before.keys() == after.keys()
+    assert all((killed.before[name] == after[name]).all() for name in after)
+    kinds = [event["event"] for event in run.read_events()]
+    assert kinds.count("checkpoint_damaged") == 1
+    assert kinds.count("step_committed") == 12 + 5
+
+
+def test_no_pair_is_trained_on_twice_in_an_epoch_and_versions_go_on(killed):
+    run = killed.run
     with open_store(None, run) as store:
         journal = RunJournal(store.client, "killed")
         distilled, reinforced = journal.commits(0), journal.commits(2)
@@ -149,9 +197,9 @@ def test_no_pair_is_trained_on_twice_in_an_epoch_and_versions_go_on(killed_twice
     assert kept == [3, 4, 5]  # those after the oldest checkpoint of the phase
 
 
-def test_replaying_committed_batches_gives_the_weights_that_the_run_had(killed_twice):
+def test_replaying_committed_batches_gives_the_weights_that_the_run_had(killed):
     """Bit for bit, from the checkpoint after policy step 2 to the one after step 4."""
-    run, _ = killed_twice
+    run = killed.run
     with open_store(None, run) as store:
         journal = RunJournal(store.client, "killed")
         commits = journal.commits(2)

@@ -86,7 +86,7 @@ def wait_for_step(run: Path, count: int, process: subprocess.Popen) -> None:
         time.sleep(0.2)
 
 
-def test_rewards_change_while_the_run_goes_on(tmp_path):
+def test_rewards_change_while_the_run_goes_on_and_a_shadow_that_fails_changes_nothing(tmp_path):
     arguments = command(
         tmp_path,
         "live",
@@ -94,6 +94,7 @@ def test_rewards_change_while_the_run_goes_on(tmp_path):
         "reinforce.epochs=100",
         "reward.order=both",
         "reward.mix.consistency={uses: 'builtin:consistency', weight: 0.5}",
+        "reward.mix.shadow={uses: 'import:bad_rewards:raises', mode: shadow}",
     )
     with running(arguments) as process:
         wait_for_step(tmp_path / "live", 1, process)
@@ -105,7 +106,8 @@ def test_rewards_change_while_the_run_goes_on(tmp_path):
         weighed = rewards(tmp_path, "weight", "mine", "0.75")
         assert weighed.returncode == 0, weighed.stderr
         listed = rewards(tmp_path, "list")
-        assert all(name in listed.stdout for name in ("verdict", "consistency", "mine", "0.75"))
+        names = ("verdict", "consistency", "shadow", "mine", "0.75")
+        assert all(name in listed.stdout for name in names)
         refused = rewards(tmp_path, "attach", "other", "import:bad_rewards:NoProtocol")
         assert refused.returncode == 2
         assert "import:bad_rewards:NoProtocol" in refused.stderr
@@ -114,7 +116,7 @@ def test_rewards_change_while_the_run_goes_on(tmp_path):
         assert detached.returncode == 0, detached.stderr
         unknown = rewards(tmp_path, "weight", "consistency", "1")
         assert unknown.returncode == 2
-        assert "it has verdict, mine" in unknown.stderr
+        assert "it has verdict, shadow, mine" in unknown.stderr
         wait_for_step(tmp_path / "live", len(steps(tmp_path / "live")) + 2, process)
     rows = steps(tmp_path / "live")
     weights = [row.get("reward/mine/weight") for row in rows]
@@ -124,6 +126,10 @@ def test_rewards_change_while_the_run_goes_on(tmp_path):
     assert rows[0]["reward/consistency/weight"] == 0.5
     assert "reward/consistency/weight" not in rows[-1]
     assert all("flip_rate" in row or row["parseable"] < 1 for row in rows)
+    for row in rows:
+        assert row["reward/shadow/failed"] == 1.0
+        assert row["reward/failed"] == 0
+        assert row["groups"] == 8
     events = [
         json.loads(line) for line in (tmp_path / "live" / "events.jsonl").read_text().splitlines()
     ]
@@ -145,14 +151,3 @@ def test_a_reward_that_always_fails_stops_the_run_and_is_named(tmp_path):
     assert "the reward mine (import:bad_rewards:spins) failed for 100%" in done.stderr
     assert "reward.max_failure_rate" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_shadow_that_always_fails_changes_nothing(tmp_path):
-    use = "{uses: 'import:bad_rewards:raises', mode: shadow}"
-    overrides = (f"reward.mix.mine={use}", "phases=[reinforce]", "reinforce.max_steps=1")
-    done = finished(command(tmp_path, "shadow", *overrides))
-    assert done.returncode == 0, done.stderr[-2000:]
-    (row,) = steps(tmp_path / "shadow")
-    assert row["reward/mine/failed"] == 1.0
-    assert row["reward/failed"] == 0
-    assert row["groups"] == 8

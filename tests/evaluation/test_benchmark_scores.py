@@ -19,12 +19,12 @@ from judging.records import Message
 AT_HAND = ("rm-bench", "rmb")  # with real files
 
 
-@pytest.fixture
-def made(tmp_path):
-    return samples.write_all(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return samples.write_all(tmp_path_factory.mktemp("made"))
 
 
-@pytest.fixture(params=[*BENCHMARKS, *(f"real {name}" for name in AT_HAND)])
+@pytest.fixture(scope="module", params=[*BENCHMARKS, *(f"real {name}" for name in AT_HAND)])
 def items(request, made):
     """Of each benchmark: a small one that is made here, and the real one where it is at hand."""
     if request.param in BENCHMARKS:

@@ -22,7 +22,7 @@ def often_first(pair, order, vote):
     return "A" if vote == 1 or int(pair.uid, 16) % 2 else gold(order)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report() -> EvaluationReport:
     judgments = judge(ITEMS, often_first, votes=3)
     verdicts = tabulate(uids(ITEMS), judgments, protocol="both", votes=3, seed=0)
@@ -45,6 +45,11 @@ def report() -> EvaluationReport:
     )
 
 
+@pytest.fixture(scope="module")
+def drawn(report) -> str:
+    return report_page(report)
+
+
 class Page(HTMLParser):
     def __init__(self, text: str):
         super().__init__()
@@ -55,24 +60,22 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
 
-def test_page_has_every_part(report):
-    text = report_page(report)
-    titles = re.findall(r"<figcaption><b>(.*?)</b>", text)
+def test_page_has_every_part(report, drawn):
+    titles = re.findall(r"<figcaption><b>(.*?)</b>", drawn)
     assert titles == ["Position", "Length", "Votes", "Styles"]
-    assert text.count("<svg") == 5
+    assert drawn.count("<svg") == 5
     for shown in ("model-7b", "both orders", "0.667", "0.123", "0.568", "table 7", "766.2"):
-        assert shown in text
-    assert text.count("this evaluation") == 2
-    assert text.count("published, baseline") == 6
-    assert f"5 of {report.flips_found} pairs" in text
+        assert shown in drawn
+    assert drawn.count("this evaluation") == 2
+    assert drawn.count("published, baseline") == 6
+    assert f"5 of {report.flips_found} pairs" in drawn
     for flip in report.flips:
         for judgment in (flip.chosen_first, flip.rejected_first):
-            assert judgment.text.replace("<", "&lt;").replace(">", "&gt;") in text
+            assert judgment.text.replace("<", "&lt;").replace(">", "&gt;") in drawn
 
 
-def test_page_loads_nothing_and_its_pictures_do_not_clash(report):
-    text = report_page(report)
-    page = Page(text)
+def test_page_loads_nothing_and_its_pictures_do_not_clash(drawn):
+    page = Page(drawn)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "link", "img", "image", "iframe", "object", "embed", "base"}
     for _, attributes in page.elements:
@@ -80,7 +83,7 @@ def test_page_loads_nothing_and_its_pictures_do_not_clash(report):
             assert (attributes.get(name) or "#").startswith("#")
     policies = [a["content"] for _, a in page.elements if a.get("http-equiv")]
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
-    clips = re.findall(r'<clipPath id="([^"]+)"', text)
+    clips = re.findall(r'<clipPath id="([^"]+)"', drawn)
     assert len(clips) == len(set(clips)) > 0
 
 

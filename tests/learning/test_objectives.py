@@ -20,6 +20,8 @@ from learning.packing import build_micro_batch
 from learning.settings import GrpoSettings, LogitSettings
 from learning.windows import TopTokens, TrainSample, Window
 
+pytestmark = pytest.mark.integration  # importing OpenRLHF takes longer than all of them
+
 KL_COEF = 0.05
 
 

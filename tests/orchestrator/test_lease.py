@@ -9,7 +9,7 @@ from judging.errors import ConfigurationError, InfrastructureError
 from orchestrator.journal import RunJournal
 from orchestrator.lease import Lease
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 
 def quiet(text: str) -> None:

@@ -1,6 +1,7 @@
 """The run's metrics at the Prometheus endpoint of a real node of Ray, and what telling costs."""
 
 import os
+import random
 import re
 import secrets
 import shutil
@@ -19,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from orchestrator.metrics import METRICS
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(300)]
 DRIVER = """
 import select, sys, time
 from pathlib import Path
@@ -96,7 +97,7 @@ def node(tmp_path_factory):
 
 
 def free_port(low: int) -> int:
-    for port in range(low, low + 100):
+    for port in random.sample(range(low, low + 100), 100):  # other clusters may start now
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", port)) != 0:
                 return port

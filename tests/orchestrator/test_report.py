@@ -19,7 +19,22 @@ def run(tmp_path):
 
 
 @pytest.fixture
-def finished(run):
+def finished(tmp_path):
+    return finished_run(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """The report of the finished run."""
+    run = finished_run(tmp_path_factory.mktemp("runs"))
+    path = write_report(run)
+    assert path == run.report
+    return path.read_text("utf-8")
+
+
+def finished_run(runs):
+    run = RunDirectory.open(runs, "run-1")
+    run.write_config("model: tiny # <b>\n")
     evaluations = (
         evaluation("base", 0, 0.5, flip_rate=None),
         evaluation("distill", 3, 0.65),
@@ -62,11 +77,8 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attrs)))
 
 
-def test_report_has_plots_tables_and_settings(finished):
-    path = write_report(finished)
-    assert path == finished.report
-    text = path.read_text("utf-8")
-    titles = re.findall(r"<figcaption><b>(.*?)</b>", text)
+def test_report_has_plots_tables_and_settings(drawn):
+    titles = re.findall(r"<figcaption><b>(.*?)</b>", drawn)
     assert titles == [
         "Held-out accuracy",
         "Loss (distill)",
@@ -78,14 +90,14 @@ def test_report_has_plots_tables_and_settings(finished):
         "Ratio of learner to engine (reinforce)",
         "Time of a step (reinforce)",
     ]
-    assert text.count("<svg") == len(titles)
+    assert drawn.count("<svg") == len(titles)
     for shown in ("0.860", "0.810 to 0.910", "+0.210", "done after 1 min 30 s", "2.55.0"):
-        assert shown in text
-    assert "model: tiny # &lt;b&gt;" in text
+        assert shown in drawn
+    assert "model: tiny # &lt;b&gt;" in drawn
 
 
-def test_report_stands_on_its_own(finished):
-    page = Page(write_report(finished).read_text("utf-8"))
+def test_report_stands_on_its_own(drawn):
+    page = Page(drawn)
     tags = {tag for tag, _ in page.elements}
     assert not tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
     for _, attributes in page.elements:
@@ -95,9 +107,8 @@ def test_report_stands_on_its_own(finished):
     assert policies == ["default-src 'none'; style-src 'unsafe-inline'"]
 
 
-def test_ids_of_the_pictures_do_not_clash(finished):
-    text = write_report(finished).read_text("utf-8")
-    clips = re.findall(r'<clipPath id="([^"]+)"', text)
+def test_ids_of_the_pictures_do_not_clash(drawn):
+    clips = re.findall(r'<clipPath id="([^"]+)"', drawn)
     assert len(clips) == len(set(clips)) > 0
 
 
@@ -133,7 +144,8 @@ def test_report_of_one_step_and_one_evaluation(run):
     assert write_report(run).read_text("utf-8").count("<svg") == 3
 
 
-def test_report_leaves_no_global_plotting_state(finished):
+def test_report_leaves_no_global_plotting_state(run):
+    run.append_step(StepRow("distill", 0, 1, 1, 0.0, {"loss": 1.0}))
     code = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -142,4 +154,4 @@ def test_report_leaves_no_global_plotting_state(finished):
         "write_report(RunDirectory(Path(sys.argv[1])))\n"
         "sys.exit('pyplot' if 'matplotlib.pyplot' in sys.modules else 0)\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(finished.path)], check=True)
+    subprocess.run([sys.executable, "-c", code, str(run.path)], check=True)

@@ -21,7 +21,7 @@ from orchestrator.store import (
     without_password,
 )
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 
 
 def test_private_server_is_private_and_durable(tmp_path):

@@ -21,7 +21,7 @@ from orchestrator.journal import RunJournal
 from orchestrator.lease import Lease
 from orchestrator.store import open_recorded_store, open_store
 
-pytestmark = pytest.mark.integration  # servers that are ended and waited for
+pytestmark = [pytest.mark.integration, pytest.mark.alone]  # servers that end and are waited for
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from rewards.settings import CallSettings
 
 ROOT = Path(__file__).parent.parent.parent
 SETTINGS = CallSettings(timeout_s=15.0, call_timeout_s=2.0, retries=6, backoff_s=0.2)
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(240)]
 
 
 # Workers cannot import a test's module, so its classes travel whole.

@@ -13,7 +13,7 @@ from rewards.host import RewardHost
 from rewards.process import ProcessBackend
 from rewards.settings import CallSettings
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.alone]
 SETTINGS = CallSettings(
     timeout_s=8.0, call_timeout_s=1.0, breaker_failures=2, memory_mib=256, backoff_s=0.05
 )
