@@ -25,7 +25,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CONFIG = "configs/quickstart.yaml"
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(600)]
 HEAD, SECOND = "127.0.0.2", "127.0.0.3"  # Ray puts another address in place of 127.0.0.1
 
 

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 from ray_head import ray_head
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(900)]
 STEPS = 16  # two seconds and more each while `waits_while` is there
 
 

@@ -26,6 +26,7 @@ ROOT = Path(__file__).parent.parent
 REASON = network.obstacle()
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.alone,
     pytest.mark.timeout(1200),
     pytest.mark.skipif(REASON is not None, reason=str(REASON)),
 ]

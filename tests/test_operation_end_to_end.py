@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(600)]
 STEPS = 40
 
 

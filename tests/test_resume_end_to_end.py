@@ -26,7 +26,7 @@ from orchestrator.status import read_status
 from orchestrator.store import open_store
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(900)]
 SHORT = [
     "run.id=killed",
     "phases=[distill, evaluate, reinforce, evaluate]",

@@ -22,7 +22,7 @@ from orchestrator.store_client import connect
 from orchestrator.store_server import redis_binary
 
 ROOT = Path(__file__).parent.parent
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(600)]
 DISTILLED, REINFORCED = 6, 4
 SETTINGS = [
     "phases=[distill, reinforce, evaluate]",

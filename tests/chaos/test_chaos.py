@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 from chaos import KINDS, chaos
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(1200)]
 
 
 # The head's death is to a driver what the raylet's is; an end that is asked for has a test of its
