@@ -15,12 +15,14 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Self, TypeVar
+from weakref import WeakValueDictionary
 
 from judging.errors import ConfigurationError, DataError, InfrastructureError
 from synthesis.records import Answer, Attempt, Outcome, Usage
@@ -88,6 +90,7 @@ class Ledger:
         self._queue: SimpleQueue[tuple[Work[Any], asyncio.Future[Any]] | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="ledger", daemon=True)
         self._lock = threading.Lock()  # of the connection
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def __enter__(self) -> Self:
         """Raises ConfigurationError where another process has the file, DataError where it is no
@@ -131,6 +134,12 @@ class Ledger:
     async def find(self, key: str) -> Answer | None:
         """The answer to a request, if there is one."""
         return await self._do(lambda connection: _find(connection, key))
+
+    @asynccontextmanager
+    async def alone(self, key: str) -> AsyncIterator[None]:
+        """While others wait who want the same request answered."""
+        async with self._asking.setdefault(key, asyncio.Lock()):
+            yield
 
     async def begin(self, key: str, teacher: str, model: str) -> None:
         """A try of a request is about to be sent."""
@@ -314,7 +323,7 @@ class Ledger:
                 except BaseException:
                     self._connection.execute("ROLLBACK")
                     raise
-        except sqlite3.Error as error:
+        except Exception as error:  # whatever it is, those who wait must learn of it
             results = [self._told(error)] * len(entries)
         if not loop.is_closed():
             waiting = [future for _, future in entries]

@@ -44,6 +44,11 @@ class Answer:
     usage: Usage = Usage()
     usage_is_estimate: bool = False  # the service did not say
 
+    def __post_init__(self) -> None:
+        # Halves of surrogate pairs, which no file takes and no tokenizer reads.
+        text = self.text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+        object.__setattr__(self, "text", text)
+
 
 class RequestFailed(GavelError):
     """A request that this teacher does not answer, however often it is asked; others may do."""
