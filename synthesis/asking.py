@@ -150,6 +150,11 @@ class Asker:
             RequestFailed: the teacher does not answer it.
             Spent: the budget is used up.
         """
+        # Two pairs may come to the same request, e.g. one with the answers of the other swapped.
+        async with self._ledger.alone(request.key):
+            return await self._ask(request)
+
+    async def _ask(self, request: TeacherRequest) -> Answer:
         found = await self._ledger.find(request.key)
         if found is None and self._cache is not None:
             found = await self._cache.find(request.key)
@@ -178,9 +183,9 @@ class Asker:
                         f"teacher {self.name} did not answer in {len(failures)} tries "
                         f"(max_tries); the last: {failures[-1]}"
                     ) from error
-                if error.retry_after_s is None:
-                    longest_s = self.settings.max_backoff_s
-                    await self._slept(backoff_s(len(failures), longest_s, self._rng))
+                # What the service asks for is waited for as well, by all (Pace.take).
+                longest_s = self.settings.max_backoff_s
+                await self._slept(backoff_s(len(failures), longest_s, self._rng))
             except RequestFailed:
                 await self._ledger.failed(request.key)
                 raise
@@ -192,21 +197,25 @@ class Asker:
         chars = sum(len(message.content) for message in request.messages)
         expected = chars / 4 + self._output_tokens
         most = cost_nusd(
-            most_usage(chars, request.max_new_tokens), self._price, is_batch=self._is_batch
+            most_usage(request.messages, request.max_new_tokens),
+            self._price,
+            is_batch=self._is_batch,
         )
-        async with self.pace.slot(expected), self._budget.room(most):
+        async with self.pace.slot(), self._budget.room(most):
+            taken = await self.pace.take(expected)
             await self._ledger.begin(request.key, self.name, self.model)
             began_s = self._clock()
             try:
                 answer = await self.service.answer(request)
             except TryFailed as error:
-                self.pace.correct(expected, 0.0)
+                if not error.is_in_doubt:
+                    self.pace.correct(taken, 0.0)
                 if error.is_overload:
                     self.pace.overloaded(began_s, error.retry_after_s)
                 raise
             usage = answer.usage
             self.pace.succeeded()
-            self.pace.correct(expected, usage.input_tokens + usage.output_tokens)
+            self.pace.correct(taken, usage.input_tokens + usage.output_tokens)
             self._output_tokens += 0.05 * (usage.output_tokens - self._output_tokens)
             cost = cost_nusd(usage, self._price, is_batch=self._is_batch)
             self._budget.spend(cost)
@@ -242,14 +251,14 @@ class Asker:
 async def check_all(askers: list[Asker], timeout_s: float) -> None:
     """Whether all can be asked, before the first is. Raises ConfigurationError, and
     InfrastructureError after `timeout_s`."""
-    asked = None
-    try:
-        async with asyncio.timeout(timeout_s):
-            for asked in askers:
-                await asked.service.check()
-    except TimeoutError:
-        assert asked is not None, "else there is nothing to wait for"
-        raise InfrastructureError(
-            f"synthesize.teachers.{asked.name}: {asked.settings.base_url or asked.settings.uses} "
-            f"did not say within {timeout_s:.0f} s which models it has"
-        ) from None
+    until_s = asyncio.get_running_loop().time() + timeout_s
+    for asker in askers:
+        try:
+            async with asyncio.timeout_at(until_s):
+                await asker.service.check()
+        except TimeoutError:
+            where = asker.settings.base_url or asker.settings.uses
+            raise InfrastructureError(
+                f"synthesize.teachers.{asker.name}: {where} did not say within {timeout_s:.0f} s "
+                "which models it has"
+            ) from None

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+from judging.records import Message
 from synthesis.ledger import NUSD
 from synthesis.records import Spent, Usage
 from synthesis.settings import Price
 
-_CHARS_PER_TOKEN = 2.0  # fewer than in nearly all texts: what is set apart must do
+_MESSAGE_TOKENS = 16  # that a chat template adds to each message, at most
 
 
 def cost_nusd(usage: Usage, price: Price | None, *, is_batch: bool) -> int:
@@ -35,9 +36,11 @@ def cost_nusd(usage: Usage, price: Price | None, *, is_batch: bool) -> int:
     return math.ceil(round(usd * share * NUSD, 3))
 
 
-def most_usage(chars: int, max_new_tokens: int) -> Usage:
-    """The most that a prompt of so many characters can come to."""
-    return Usage(input_tokens=math.ceil(chars / _CHARS_PER_TOKEN), output_tokens=max_new_tokens)
+def most_usage(messages: Sequence[Message], max_new_tokens: int) -> Usage:
+    """The most that a request can come to: no tokenizer makes more tokens of a text than it has
+    bytes."""
+    size = sum(len(message.content.encode("utf-8", "surrogatepass")) for message in messages)
+    return Usage(size + _MESSAGE_TOKENS * (1 + len(messages)), 0, max_new_tokens)
 
 
 class Budget:

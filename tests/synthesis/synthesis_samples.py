@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from judging.records import Message, PreferencePair, Presentation, pair_uid
@@ -53,7 +53,7 @@ class FakeService:
         self.asked: list[str] = []  # keys, in the order of the tries
         self.written_down: list[str] = []
         self.in_flight = self.most_in_flight = 0
-        self.gate: asyncio.Event | None = None
+        self.delay: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
 
     async def check(self) -> None:
         pass
@@ -64,7 +64,7 @@ class FakeService:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         try:
-            await (self.gate.wait() if self.gate else asyncio.sleep(0))
+            await self.delay()
         finally:
             self.in_flight -= 1
         found = self._reply(request, number)

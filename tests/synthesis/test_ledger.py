@@ -157,9 +157,9 @@ async def test_a_kill_between_sending_and_the_answer_leaves_the_request_open(pat
     command = [sys.executable, "-c", KILLED, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout.readline() == b"sent\n"
-        with pytest.raises(ConfigurationError, match="another process writes it: wait for that"):
-            with Ledger(path):
-                pass
+        refusal = pytest.raises(ConfigurationError, match="another process writes it: wait for")
+        with refusal, Ledger(path):
+            pass
         process.send_signal(signal.SIGKILL)
     with Ledger(path) as ledger:
         assert (await ledger.find("answered")).text == "kept"
@@ -233,9 +233,11 @@ def test_a_cache_is_refused_where_it_answers_another_version_of_a_template(path)
 def test_a_file_that_is_no_ledger_is_refused_with_the_mend(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
-    with pytest.raises(DataError, match="not a ledger of answers, or spoilt") as caught:
-        with Ledger(path):
-            pass
+    with (
+        pytest.raises(DataError, match="not a ledger of answers, or spoilt") as caught,
+        Ledger(path),
+    ):
+        pass
     assert "put it back from a copy, or move it away" in str(caught.value)
     assert path.read_bytes() == content
 
@@ -247,16 +249,23 @@ async def test_a_ledger_that_is_spoilt_in_the_middle_is_refused_when_that_is_rea
     content = bytearray(path.read_bytes())
     content[8192 : len(content) - 4096] = b"\xff" * (len(content) - 12288)
     path.write_bytes(content)
-    with pytest.raises(DataError, match="spoilt"), Ledger(path) as ledger:
-        for number in range(200):
-            await ledger.find(f"{number}")
+
+    async def read_all():
+        with Ledger(path) as ledger:
+            for number in range(200):
+                await ledger.find(f"{number}")
+
+    with pytest.raises(DataError, match="spoilt"):
+        await read_all()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InfrastructureError, match="cannot write"):
-        with Ledger(tmp_path / "file" / "ledger.sqlite"):
-            pass
+    with (
+        pytest.raises(InfrastructureError, match="cannot write"),
+        Ledger(tmp_path / "file" / "ledger.sqlite"),
+    ):
+        pass
 
 
 async def test_a_write_that_cannot_be_made_fails_for_those_who_wait_and_no_others(path):
