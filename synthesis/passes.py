@@ -7,8 +7,9 @@ every pass, failed where no teacher answered, or unasked where the budget was us
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from judging.presentation import balanced_order, both_orders
 from judging.prompts import PromptTemplate
@@ -27,6 +28,8 @@ from synthesis.records import (
     request_key,
 )
 from synthesis.settings import Pass, SynthesizeSettings
+
+T = TypeVar("T")
 
 # What the samples of one presentation are worth, of those that may be imitated.
 Scorer = Callable[[Presentation, Sequence[Answer]], Awaitable[Sequence[float | None]]]
@@ -99,7 +102,7 @@ class Synthesis:
             shown = both_orders(pair)
         else:
             shown = (Presentation(pair, balanced_order(pair.uid, self.seed)),)
-        found = await asyncio.gather(*(self._one_order(each) for each in shown))
+        found = await _all([self._one_order(each) for each in shown])
         attempts = tuple(attempt for each in found for attempt in each)
         if all(any(attempt.is_kept for attempt in each) for each in found):
             await self._decide(pair, "kept", attempts)
@@ -145,7 +148,11 @@ class Synthesis:
                     sample=sample,
                     temperature=1.0 if temperature is None else temperature,
                     max_new_tokens=settings.max_new_tokens,
-                    parameters={**settings.parameters, **settings.options},
+                    parameters={
+                        **settings.parameters,
+                        **settings.options,
+                        **({"keep_reasoning": True} if settings.keep_reasoning else {}),
+                    },
                 ),
                 presentation=shown,
                 messages=messages,
@@ -157,7 +164,7 @@ class Synthesis:
             )
             for sample in range(each.samples)
         ]
-        return await asyncio.gather(*(self._one(asker, index + 1, request) for request in requests))
+        return await _all([self._one(asker, index + 1, request) for request in requests])
 
     async def _one(self, asker: Asker, number: int, request: TeacherRequest) -> Written:
         shown = request.presentation
@@ -203,3 +210,24 @@ class Synthesis:
                     return set()
                 best = -max(known)[1]
         return {found[best].attempt.key}
+
+
+async def _all(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """What each part comes to. An error ends the others at once, but for Spent: what they have
+    asked is paid for, and waited for."""
+    spent: list[Spent] = []
+
+    async def unless_spent(part: Coroutine[Any, Any, T]) -> T | None:
+        try:
+            return await part
+        except Spent as reason:
+            spent.append(reason)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(unless_spent(part)) for part in parts]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    if spent:
+        raise spent[0]
+    return [found for task in tasks if (found := task.result()) is not None]
