@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import UTC
 from difflib import get_close_matches
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -20,9 +22,12 @@ from synthesis.records import Answer, RequestFailed, TeacherRequest, Usage
 from synthesis.settings import Teacher
 
 OVERLOADED = (429, 503, 529)
-PASSING = (408, 409, 425, 500, 502, 504)  # may be otherwise the next time
+PASSING = (408, 409, 425)  # may be otherwise the next time, as all that is the server's fault
+_NEVER = (501, 505)  # but for what it cannot do
+_MOST_TOKENS = 2**40  # of one answer; more is no count
 _CHARS_PER_TOKEN = 4.0  # about; where a service does not count
 _CHECK_S = 30.0
+_LONGEST_PAUSE_S = 3600.0  # that is waited for; a day's quota is not
 _SHOWN_CHARS = 300
 
 
@@ -44,7 +49,7 @@ class Endpoint:
         )
 
     async def check(self) -> None:
-        from openai import APIConnectionError, APIStatusError, AsyncOpenAI
+        from openai import APIConnectionError, APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 
         where = self._settings.base_url or "the OpenAI API"
         client = AsyncOpenAI(
@@ -52,6 +57,7 @@ class Endpoint:
             api_key=os.environ[self._key_variable] if self._key_variable else "none",
             max_retries=2,
             timeout=_CHECK_S,
+            http_client=DefaultAsyncHttpxClient(trust_env=not is_loopback(self._settings.base_url)),
         )
         try:
             models = [model.id async for model in await client.models.list()]
@@ -67,6 +73,11 @@ class Endpoint:
             raise InfrastructureError(
                 f"synthesize.teachers.{self._name}: {where} cannot be reached "
                 f"({error.__cause__ or error}): start it, or correct base_url"
+            ) from error
+        except (ValueError, TypeError, AttributeError) as error:  # of the client, on what it read
+            raise ConfigurationError(
+                f"synthesize.teachers.{self._name}: what {where} answers to the question which "
+                "models it has is not OpenAI's format: correct base_url, e.g. http://host:port/v1"
             ) from error
         finally:
             await client.close()
@@ -110,8 +121,13 @@ class Endpoint:
         refuse_status(self._name, where, status, body, self._key_variable)
         if status in OVERLOADED:
             pause_s = retry_after_s(found["headers"], time.time())
+            if pause_s is not None and pause_s > _LONGEST_PAUSE_S:
+                raise InfrastructureError(
+                    f"synthesize.teachers.{self._name}: {where} asks to be left alone for "
+                    f"{pause_s / 3600:,.1f} h: what was answered is kept; go on with --resume then"
+                )
             raise TryFailed(what, is_overload=True, retry_after_s=pause_s)
-        if status in PASSING:
+        if status in PASSING or (status >= 500 and status not in _NEVER):
             raise TryFailed(what)
         raise RequestFailed(f"teacher {self._name} refused it with {what}")
 
@@ -123,38 +139,40 @@ class Endpoint:
 
 
 def chat_body(settings: Teacher, request: TeacherRequest) -> dict[str, Any]:
-    """The body of a chat completion that asks for one trace."""
+    """The body of a chat completion that asks for one trace; a parameter that is null is left out."""
+    # OpenAI has renamed it, and refuses both at once; what speaks like it knows the old name.
+    is_new = settings.base_url is None or "max_completion_tokens" in settings.parameters
     body = {
         "model": settings.model,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
         "temperature": request.temperature,
-        "max_tokens": request.max_new_tokens,
+        "max_completion_tokens" if is_new else "max_tokens": request.max_new_tokens,
         **settings.parameters,
     }
-    # A service that knows another name for a parameter says so; null takes ours out.
     return {name: value for name, value in body.items() if value is not None}
 
 
 def read_completion(body: str, *, prompt_chars: int, keep_reasoning: bool) -> Answer:
     """The first choice of a chat completion, since one was asked for; without a count of tokens
-    the usage is estimated from the characters.
+    the usage is estimated from the characters. Content that is null, of a model that refused or
+    that thought until the token limit, is an answer without text: it is charged for.
 
     Raises:
-        TryFailed: it is no completion, or an empty one.
+        TryFailed: it is no completion, or one without a choice.
     """
     try:
         completion = json.loads(body)
         choice = completion["choices"][0]
         message = choice["message"]
-        text = message["content"]
+        text = "" if message["content"] is None else message["content"]
         if not isinstance(text, str):
             raise TypeError("content is no text")
         reasoning = message.get("reasoning_content") or message.get("reasoning")
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        usage = _usage(completion.get("usage"))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise TryFailed(f"the answer is no chat completion: {error!r}") from None
     if keep_reasoning and isinstance(reasoning, str):
         text = f"{reasoning.strip()}\n</think>\n\n{text}"
-    usage = _usage(completion.get("usage"))
     return Answer(
         text,
         choice.get("finish_reason") == "length",
@@ -164,12 +182,15 @@ def read_completion(body: str, *, prompt_chars: int, keep_reasoning: bool) -> An
 
 
 def _usage(found: Any) -> Usage | None:
+    """None: the service did not count, or nothing that can be a count."""
     try:
         details = found.get("prompt_tokens_details") or {}
         cached = int(details.get("cached_tokens") or 0)
-        return Usage(int(found["prompt_tokens"]), cached, int(found["completion_tokens"]))
-    except (LookupError, TypeError, ValueError, AttributeError):
+        usage = Usage(int(found["prompt_tokens"]), cached, int(found["completion_tokens"]))
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         return None
+    is_count = 0 <= cached <= usage.input_tokens < _MOST_TOKENS
+    return usage if is_count and 0 <= usage.output_tokens < _MOST_TOKENS else None
 
 
 def estimated_usage(prompt_chars: int, text: str) -> Usage:
@@ -177,13 +198,24 @@ def estimated_usage(prompt_chars: int, text: str) -> Usage:
 
 
 def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
-    """How long the service asks to be left alone: in seconds, milliseconds or as a date."""
-    for name, unit_s in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
-        with suppress(KeyError, ValueError):
-            return max(0.0, float(headers[name]) * unit_s)
-    with suppress(KeyError, ValueError):
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - now_s)
+    """How long the service asks to be left alone: in milliseconds, in seconds or as a date; None
+    where it says nothing that can be read."""
+    value = headers.get("retry-after", "")
+    readings = (
+        lambda: float(headers.get("retry-after-ms", "")) / 1000,
+        lambda: float(value),
+        lambda: _date_s(value) - now_s,
+    )
+    for read in readings:
+        with suppress(ValueError, OverflowError):
+            if math.isfinite(seconds := read()):
+                return max(0.0, seconds)
     return None
+
+
+def _date_s(text: str) -> float:
+    date = parsedate_to_datetime(text)
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def refuse_status(name: str, where: str, status: int, text: str, key_variable: str | None) -> None:
