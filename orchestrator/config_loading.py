@@ -40,7 +40,9 @@ PATH_KEYS = (
     "judge.template",
 )
 _PHASE_KINDS: tuple[str, ...] = get_args(PhaseKind)
-_OVERRIDE = re.compile(r"([a-z_]+(?:\.[a-z_]+)*)=(.*)", re.DOTALL)
+_OVERRIDE = re.compile(r"([a-z_]+(?:\.[A-Za-z0-9_-]+)*)=(.*)", re.DOTALL)
+_TEACHER = re.compile(r"(.*synthesize\.teachers\.[^.]+)\.([^.]+)")
+_SECRETS = ("api_key", "apikey", "key", "token", "secret", "password")  # what people call theirs
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 _EXPECTED = {
     "int_type": "a whole number",
@@ -184,19 +186,21 @@ def _settled(path: str, folder: Path) -> str:
 
 def _read_override(text: str) -> _Source:
     match = _OVERRIDE.fullmatch(text)
+    # What is written of teachers may be a secret, and is not repeated.
+    shown = f"{text.partition('=')[0]}=..." if "teachers" in text else text
     if match is None:
         raise ConfigurationError(
-            f"override {text!r}: write section.key=value, e.g. learner.ranks=2"
+            f"override {shown!r}: write section.key=value, e.g. learner.ranks=2"
         )
     dotted, written = match.groups()
     try:
         value = read_value(written)
     except YamlError as error:
-        raise ConfigurationError(f"override {text!r}: {error}") from error
+        raise ConfigurationError(f"override {shown!r}: {error}") from error
     tree = value
     for key in reversed(dotted.split(".")):
         tree = {key: tree}
-    return _Source(tree, {dotted: f"override {text!r}"})
+    return _Source(tree, {dotted: f"override {shown!r}"})
 
 
 # ---- phases --------------------------------------------------------------------------------------
@@ -256,12 +260,21 @@ def _message(name: str, error: ErrorDetails, origins: Mapping[str, str]) -> str:
     if error["type"] == "value_error":  # the rules between keys, with text of their own
         return error["msg"].removeprefix("Value error, ")
     place = _origin(name, origins)
+    of_teacher = _TEACHER.fullmatch(name)
+    if error["type"] in _UNKNOWN and of_teacher is not None and of_teacher[2].lower() in _SECRETS:
+        return (
+            f"{place}unknown key {name}: a secret never stands in a configuration: export it as an "
+            f"environment variable, and name that in {of_teacher[1]}.api_key_env"
+        )
     if error["type"] in _UNKNOWN:
         near = _nearest(_of_section(name))
         return f"{place}unknown key {name}" + (f": did you mean {near}?" if near else "")
     if error["type"] == "missing":  # a source's path, or an entry of a list of fixed length
         return f"{place}{name} is missing: add it"
     expected = _EXPECTED.get(error["type"]) or error["msg"].removeprefix("Input should be ")
+    is_number = isinstance(error["input"], int | float | None)
+    if ".teachers" in name and not is_number:  # it may be a secret in the wrong place
+        return f"{place}{name} must be {expected}"
     return f"{place}{name} is {_shown(error['input'])}: it must be {expected}"
 
 

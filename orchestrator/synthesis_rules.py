@@ -22,7 +22,19 @@ _USUAL_KEYS = {
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 # Keys of the usual services; a long word with digits in it may be one of another.
-_SECRET = re.compile(r"\b(sk-[\w-]{8,}|hf_\w{8,}|[A-Za-z0-9_-]*\d[A-Za-z0-9_-]{31,})")
+_SECRET = re.compile(r"\b(sk-[\w-]{8,}|hf_\w{8,}|(?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{32,})")
+_SECRET_NAME = re.compile(
+    r"['\"](x[-_])?(api[-_]?key|authorization|password|secret|access[-_]token)['\"]:", re.IGNORECASE
+)
+_CONSTANT = re.compile(r"[A-Z][A-Z0-9_]*")  # as variables are named, and keys are not
+# Of a request's body, with the keys that decide them here.
+_DECIDED = {
+    "model": "model",
+    "messages": "judge.template",
+    "temperature": "temperature",
+    "max_tokens": "max_new_tokens",
+    "n": "samples of a pass",
+}
 
 
 def key_variable(teacher: Teacher) -> str | None:
@@ -60,6 +72,11 @@ def _passes(settings: SynthesizeSettings, name: str) -> Iterator[str]:
                 f"{name}.passes[{number}].teacher is {each.teacher}, which is not in "
                 f"{name}.teachers ({known}): add it there, or name another one"
             )
+        if each in settings.passes[:number] and not each.tells_verdict:
+            yield (
+                f"{name}.passes[{number}] asks again what passes[{settings.passes.index(each)}] "
+                "asked, and would be given the same answers: raise samples there instead"
+            )
     checks = settings.checks
     if checks.max_chars is not None and checks.max_chars < checks.min_chars:
         yield (
@@ -90,31 +107,58 @@ def _teachers(settings: SynthesizeSettings, name: str) -> Iterator[str]:
         ):
             yield f"{key}.temperature is 0, where all samples are the same: raise it, or take one"
         yield from _secrets(teacher, key)
+        yield from _parameters(teacher, key)
 
 
 def _secrets(teacher: Teacher, key: str) -> Iterator[str]:
     """What looks like one is not repeated."""
     env = teacher.api_key_env
-    if env is not None and (not _VARIABLE.fullmatch(env) or _SECRET.fullmatch(env)):
+    is_key = env is not None and _SECRET.fullmatch(env) and not _CONSTANT.fullmatch(env)
+    if env is not None and (is_key or not _VARIABLE.fullmatch(env)):
         yield (
             f"{key}.api_key_env is the name of an environment variable, and what it holds does not "
             "look like one: put the key into a variable, name that, and if the key itself was "
             "written here, have a new one made"
         )
-    url = urlsplit(teacher.base_url or "http://host")
-    if url.scheme not in ("http", "https") or not url.hostname:
+    yield from _address(teacher.base_url or "http://host", key)
+    for part in ("parameters", "options"):
+        written = str(getattr(teacher, part))
+        if _SECRET.search(written) or _SECRET_NAME.search(written):
+            yield (
+                f"{key}.{part} holds what looks like a key: a secret never stands in a "
+                "configuration; name its variable in api_key_env"
+            )
+
+
+def _address(base_url: str, key: str) -> Iterator[str]:
+    try:
+        url = urlsplit(base_url)
+        is_address = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # brackets, or a port that is none
+        yield f"{key}.base_url is no address: write http://host:port/v1"
+        return
+    if not is_address:
         yield f"{key}.base_url is no address: write http://host:port/v1"
     if url.username or url.password or url.query:
         yield (
             f"{key}.base_url holds more than an address: leave user, password and query out, and "
             "name the variable with the key in api_key_env"
         )
-    for part in ("parameters", "options"):
-        if _SECRET.search(str(getattr(teacher, part))):
-            yield (
-                f"{key}.{part} holds what looks like a key: a secret never stands in a "
-                "configuration; name its variable in api_key_env"
-            )
+
+
+def _parameters(teacher: Teacher, key: str) -> Iterator[str]:
+    """What is decided elsewhere, so that budget and requests go by it."""
+    for name, by in _DECIDED.items():
+        if name in teacher.parameters:
+            yield f"{key}.parameters.{name} is decided by {by}: set that instead"
+    if teacher.parameters.get("stream"):
+        yield f"{key}.parameters.stream is on, and answers are read whole: leave it out"
+    most = teacher.parameters.get("max_completion_tokens", teacher.max_new_tokens)
+    if most != teacher.max_new_tokens:
+        yield (
+            f"{key}.parameters.max_completion_tokens ({most}) is not max_new_tokens "
+            f"({teacher.max_new_tokens}), by which costs are reckoned: set both to the same"
+        )
 
 
 def _money(settings: SynthesizeSettings, name: str) -> Iterator[str]:
@@ -171,11 +215,21 @@ def lacking_keys(config: RunConfig) -> Iterator[str]:
     """Variables that teachers need and this process does not have."""
     for phase in config.phases:
         if phase.kind == "synthesize":
-            for name, teacher in phase.settings.teachers.items():
-                variable = key_variable(teacher) if teacher.uses in SERVICES else None
-                if variable is not None and not os.environ.get(variable):
-                    yield (
-                        f"synthesize.teachers.{name}: the environment variable {variable}, which "
-                        "is to hold its key, is not set: export it, or name another one in "
-                        "api_key_env"
-                    )
+            for name, teacher in phase.settings.used.items():
+                if teacher.uses in SERVICES and (variable := key_variable(teacher)) is not None:
+                    yield from _lacking(f"synthesize.teachers.{name}", variable)
+
+
+def _lacking(key: str, variable: str) -> Iterator[str]:
+    value = os.environ.get(variable)
+    if not value:
+        yield (
+            f"{key}: the environment variable {variable}, which is to hold its key, is not set: "
+            "export it, or name another one in api_key_env"
+        )
+    # The libraries would refuse it as a header, and show it with that.
+    elif not value.isascii() or not value.isprintable() or value != value.strip():
+        yield (
+            f"{key}: what the environment variable {variable} holds has a line end, a blank around "
+            "it or a letter that no key has: export the key alone"
+        )
