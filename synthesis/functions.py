@@ -6,7 +6,10 @@ import asyncio
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from judging.errors import ConfigurationError
 from synthesis.endpoint import estimated_usage
@@ -29,7 +32,7 @@ class FunctionService:
         try:
             if self._is_builtin:
                 text = self._function(request)
-            elif inspect.iscoroutinefunction(self._function):
+            elif _is_async(self._function):
                 text = await self._function(request)
             else:
                 text = await asyncio.to_thread(self._function, request)
@@ -49,10 +52,16 @@ class FunctionService:
         """Nothing is open."""
 
 
+def _is_async(function: Any) -> bool:
+    """Of a function, or of an object that is called like one."""
+    return any(map(inspect.iscoroutinefunction, (function, type(function).__call__)))
+
+
 def _quickstart(**options: Any) -> Callable[[TeacherRequest], str]:
     from judging.quickstart_teacher import ErringOracle
 
-    oracle = ErringOracle(**options)
+    made = ErringOracle(**options)
+    oracle = TypeAdapter(ErringOracle).validate_python(asdict(made))  # their bounds, too
     return lambda request: oracle.trace(
         request.presentation, sample=request.sample, letter=request.verdict
     )
@@ -74,7 +83,7 @@ def load_function(name: str, uses: str, options: Mapping[str, Any]) -> Any:
             return BUILTIN[path](**options)
         found = getattr(importlib.import_module(module_name), attribute)
         made = found(**options) if inspect.isclass(found) else found
-    except (ImportError, AttributeError, LookupError, ValueError, TypeError) as error:
+    except Exception as error:  # a user's module may raise anything as it is imported
         raise ConfigurationError(
             f"synthesize.teachers.{name}.uses ({uses}): {error}: it must name a function of one "
             "request, or a class that takes the options, as import:package.module:Object"
