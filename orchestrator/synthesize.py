@@ -303,6 +303,7 @@ def _facts(
         template_versions=_versions(templates),
         checks=settings.checks,
         passes=lines,
+        told=[each.tells_verdict for each in settings.passes],
         versions=versions(),
         spent=spent,
     )

@@ -37,6 +37,7 @@ class DatasetFacts:
     template_versions: Mapping[str, str]
     checks: TraceChecks
     passes: Sequence[str]  # one line each
+    told: Sequence[bool]  # of each pass, whether its teacher was shown the verdict
     versions: Mapping[str, str]  # of Gavel and its parts
     spent: str | None  # why it ended before all pairs were asked about
 
@@ -56,7 +57,7 @@ def write_dataset(
 ) -> tuple[int, str]:
     """Writes traces, rejected pairs and card; answers the number of traces and the SHA-256 of
     their file. The same outcomes give the same bytes."""
-    rows = _rows(pairs, ledger, template, facts.checks)
+    rows = _rows(pairs, ledger, template, facts)
     path = traces_file(folder, form)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.tmp")
@@ -66,14 +67,14 @@ def write_dataset(
     partial = folder / f".{REJECTED}.tmp"
     _write_jsonl(partial, rejected)
     partial.replace(folder / REJECTED)
-    examples = list(islice(_rows(pairs, ledger, template, facts.checks), _EXAMPLES))
+    examples = list(islice(_rows(pairs, ledger, template, facts), _EXAMPLES))
     card = _card(facts, Tally.of(ledger.outcomes()), ledger.spending(), count, path.name, examples)
     (path.parent / CARD).write_text(card, "utf-8")
     return count, _digest(path)
 
 
 def _rows(
-    pairs: Sequence[PreferencePair], ledger: Ledger, template: PromptTemplate, checks: TraceChecks
+    pairs: Sequence[PreferencePair], ledger: Ledger, template: PromptTemplate, facts: DatasetFacts
 ) -> Iterator[dict[str, Any]]:
     for pair in pairs:
         outcome = ledger.outcome(pair.uid)
@@ -81,7 +82,7 @@ def _rows(
             continue
         for attempt in outcome.attempts:
             if attempt.is_kept:
-                yield _row(pair, attempt, ledger.text_of(attempt.key), template, checks)
+                yield _row(pair, attempt, ledger.text_of(attempt.key), template, facts)
 
 
 def _row(
@@ -89,11 +90,11 @@ def _row(
     attempt: Attempt,
     trace: str,
     template: PromptTemplate,
-    checks: TraceChecks,
+    facts: DatasetFacts,
 ) -> dict[str, Any]:
     order: Order = "chosen_first" if attempt.order == "chosen_first" else "rejected_first"
     shown = Presentation(pair, order)
-    told = attempt.number > 1
+    checks, told = facts.checks, facts.told[attempt.number - 1]
     on = [name for name in ("grammar", "weights", "quotes") if getattr(checks, name)]
     return {
         "messages": _list((*template.render(shown), Message("assistant", trace))),
@@ -127,7 +128,7 @@ def _rejected_row(outcome: Outcome) -> dict[str, Any]:
 
 def _write_jsonl(path: Path, rows: Iterator[dict[str, Any]]) -> int:
     count = 0
-    with path.open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8", errors="replace") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
             count += 1
@@ -238,7 +239,8 @@ def _how(facts: DatasetFacts) -> Iterator[str]:
 def _example(row: Mapping[str, Any]) -> str:
     fence = "~~~~"
     trace = str(row["trace"]).replace(fence, "~ ~ ~ ~")
-    return f"## Example ({row['source']}, pass {row['pass']})\n\n{fence}\n{trace}\n{fence}"
+    title = f"Example ({_cell(row['source'])}, pass {row['pass']})"
+    return f"## {title}\n\n{fence}\n{trace}\n{fence}"
 
 
 def _table(title: str, names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
