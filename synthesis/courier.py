@@ -17,11 +17,14 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 LOCK = "couriers.lock"
 UNDELIVERED = "undelivered-{}.jsonl"
 _KEPT = ("retry-after", "retry-after-ms")
+
+
+_answers = sys.stdout
 
 
 class Courier:
@@ -68,24 +71,24 @@ class Courier:
 
     async def _post(self, message: dict[str, Any]) -> dict[str, Any]:
         import httpx2
-        from openai import APIConnectionError, APIStatusError, APITimeoutError
+        from openai import APIConnectionError, APIStatusError
 
+        timeout_s = message["timeout_s"]
         try:
-            response = await self._client.post(
-                "/chat/completions",
-                cast_to=httpx2.Response,
-                body=message["body"],
-                options={
-                    "headers": {"Idempotency-Key": message["key"]},
-                    "timeout": message["timeout_s"],
-                },
-            )
+            async with asyncio.timeout(timeout_s):  # the client's own is between two bytes
+                response = await self._client.post(
+                    "/chat/completions",
+                    cast_to=httpx2.Response,
+                    body=message["body"],
+                    options={
+                        "headers": {"Idempotency-Key": message["key"]},
+                        "timeout": timeout_s,
+                    },
+                )
         except APIStatusError as error:
             response = error.response
-        except APITimeoutError:
-            return {"error": f"no answer within {message['timeout_s']:g} s", "is_in_doubt": True}
-        except APIConnectionError as error:
-            return {"error": f"the connection failed: {error.__cause__ or error}"}
+        except (APIConnectionError, TimeoutError) as error:
+            return _unanswered(error, timeout_s)
         headers = {name: response.headers[name] for name in _KEPT if name in response.headers}
         return {"status": response.status_code, "headers": headers, "body": response.text}
 
@@ -104,10 +107,27 @@ class Courier:
         partial.rename(path)
 
 
+def _unanswered(error: Exception, timeout_s: float) -> dict[str, Any]:
+    import aiohttp
+
+    # The transport calls a refused connection a timeout, too; what happened is at the bottom.
+    known = (aiohttp.ClientError, TimeoutError)
+    while error.__cause__ is not None and not isinstance(error, known):
+        error = cast(Exception, error.__cause__)
+    never_sent = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+    is_late = isinstance(error, TimeoutError)
+    return {
+        "error": f"no answer within {timeout_s:g} s"
+        if is_late
+        else f"the connection failed: {error}",
+        "is_in_doubt": not isinstance(error, never_sent),
+    }
+
+
 def _say(message: dict[str, Any]) -> None:
     try:
-        sys.stdout.write(json.dumps(message) + "\n")
-        sys.stdout.flush()
+        _answers.write(json.dumps(message) + "\n")
+        _answers.flush()
     except OSError:  # the driver is gone; what it does not know is left for the next one
         pass
 
@@ -125,4 +145,5 @@ async def _main() -> None:
 
 
 if __name__ == "__main__":
+    sys.stdout = sys.stderr  # of whatever libraries have to say
     asyncio.run(_main())

@@ -57,13 +57,11 @@ class Couriers:
 
     async def close(self) -> None:
         """It ends by itself once what is in flight is answered; that is waited for elsewhere."""
-        if self._process is None or self._process.stdin is None:
-            return
-        self._process.stdin.close()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), _STOP_S)
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
         if self._reading is not None:
-            self._reading.cancel()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._reading, _STOP_S)
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         process = self._process
@@ -91,6 +89,7 @@ class Couriers:
             with suppress(ProcessLookupError):
                 process.kill()
             self._process = None
+            await _ended(process)
             raise InfrastructureError(
                 f"the process that asks {self._settings['base_url'] or 'the service'} did not "
                 f"start within {_START_S:.0f} s, or ended: see its output above"
@@ -99,15 +98,28 @@ class Couriers:
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
-        while line := await process.stdout.readline():
-            message = json.loads(line)
-            if (waiting := self._waiting.get(message["id"])) and not waiting.done():
+        # A last line that is cut off is of a process that was killed as it wrote.
+        while (line := await process.stdout.readline()).endswith(b"\n"):
+            try:
+                message = json.loads(line)
+                waiting = self._waiting.get(message["id"])
+            except (ValueError, LookupError, TypeError):  # it does not say what it should
+                break
+            if waiting is not None and not waiting.done():
                 waiting.set_result(message)
         self._process = None
         for waiting in self._waiting.values():
             if not waiting.done():
                 failure = TryFailed("the process that carried it ended", is_in_doubt=True)
                 waiting.set_exception(failure)
+        await _ended(process)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> None:
+    """Nothing of it is left."""
+    if process.stdin is not None:
+        process.stdin.close()
+    await process.wait()
 
 
 async def wait_for_others(folder: Path, timeout_s: float, say: Callable[[str], object]) -> None:

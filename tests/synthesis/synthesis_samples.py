@@ -96,7 +96,7 @@ def make_asker(service, ledger, clock, **changes) -> Asker:
         "price": PRICE,
         "probation": Probation(name, 0, 1.0),
         "clock": clock,
-        "sleep": clock.sleep,
+        "sleep": getattr(clock, "sleep", asyncio.sleep),
     }
     return Asker(name, settings, service, ledger=ledger, **{**parts, **changes})
 
