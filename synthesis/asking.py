@@ -61,17 +61,23 @@ class Probation:
 
     def __post_init__(self) -> None:
         self._sent = self._read = self._nonsense = 0
+        self._failed: ConfigurationError | None = None
         self._changed = asyncio.Condition()
 
     @property
     def _is_over(self) -> bool:
-        return self._read >= self.window
+        return self._failed is None and self._read >= self.window
 
     async def admit(self) -> None:
+        """Waits for room. Raises what ended the probation, if that was an error."""
         if self._is_over:
             return
         async with self._changed:
-            await self._changed.wait_for(lambda: self._is_over or self._sent < self.window)
+            await self._changed.wait_for(
+                lambda: self._failed or self._is_over or self._sent < self.window
+            )
+            if self._failed is not None:
+                raise self._failed
             self._sent += 1
 
     async def assess(self, *, is_nonsense: bool) -> None:
@@ -81,12 +87,13 @@ class Probation:
         self._read += 1
         self._nonsense += is_nonsense
         if self._nonsense > self.max_nonsense * self.window:
-            raise ConfigurationError(
+            self._failed = self._failed or ConfigurationError(
                 f"synthesize.teachers.{self.name}: {self._nonsense} of its first {self._read} "
                 "answers hold no verdict, more than synthesize.max_nonsense "
                 f"({self.max_nonsense:g}) of {self.window}, and nothing more was asked: look at "
                 "them with gavel synthesis, and correct its model, template or max_new_tokens"
             )
+            raise self._failed
         async with self._changed:
             self._changed.notify_all()
 

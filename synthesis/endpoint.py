@@ -139,7 +139,7 @@ class Endpoint:
 
 
 def chat_body(settings: Teacher, request: TeacherRequest) -> dict[str, Any]:
-    """The body of a chat completion that asks for one trace; a parameter that is null is left out."""
+    """The body of a chat completion that asks for one trace; what is null is left out."""
     # OpenAI has renamed it, and refuses both at once; what speaks like it knows the old name.
     is_new = settings.base_url is None or "max_completion_tokens" in settings.parameters
     body = {
