@@ -144,7 +144,10 @@ class Asker:
     @property
     def in_flight(self) -> int:
         """Requests at a time, at most."""
-        return self.settings.batch_requests if self._is_batch else self.settings.max_in_flight
+        settings = self.settings
+        if self._is_batch:
+            return settings.batch_requests * settings.batches_at_a_time
+        return settings.max_in_flight
 
     @property
     def model(self) -> str:

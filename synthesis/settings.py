@@ -45,6 +45,7 @@ class Teacher:
     max_tries: PositiveInt = 8  # of a request that fails and may succeed later
     max_backoff_s: PositiveFloat = 60.0  # between two tries, unless the service asks for longer
     batch_requests: PositiveInt = 10_000  # in one batch
+    batches_at_a_time: PositiveInt = 4
     batch_gather_s: PositiveFloat = 5.0  # until a batch that is not full is sent
     batch_poll_s: PositiveFloat = 30.0
     batch_timeout_s: PositiveFloat = 90_000.0  # the services end a batch after 24 h
