@@ -5,7 +5,8 @@
 
 Against benchmarks/teacher_stub.py, which shares the cores. Useful work: rendered, journalled before
 and after, answered, verified, decided. Beside it the stub's own limit: the same requests by a bare
-aiohttp client that does nothing with the answers. Peak memory is the driver's and its courier's.
+aiohttp client that does nothing with the answers. Peak memory is the driver's and its courier's;
+CPU time of a request is theirs from their start to their end.
 """
 
 from __future__ import annotations
@@ -98,6 +99,8 @@ def _synthesis(base_url: str, pairs: Path, folder: Path, in_flight: int) -> dict
         "seconds": round(seconds, 1),
         "driver_peak_mib": round(peak.driver / MIB),
         "courier_peak_mib": round(peak.courier / MIB),
+        "driver_cpu_ms": round(1000 * peak.driver_cpu_s / summary["answers"], 3),
+        "courier_cpu_ms": round(1000 * peak.courier_cpu_s / summary["answers"], 3),
     }
 
 
@@ -106,6 +109,7 @@ class _Peak:
 
     def __init__(self, pid: int) -> None:
         self.driver = self.courier = 0
+        self.driver_cpu_s = self.courier_cpu_s = 0.0
         self._process = psutil.Process(pid)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -113,9 +117,11 @@ class _Peak:
         try:
             while True:
                 self.driver = max(self.driver, self._process.memory_info().rss)
+                self.driver_cpu_s = sum(self._process.cpu_times()[:2])
                 for child in self._process.children():
                     if "synthesis.courier" in " ".join(child.cmdline()):
                         self.courier = max(self.courier, child.memory_info().rss)
+                        self.courier_cpu_s = sum(child.cpu_times()[:2])
                 time.sleep(_SAMPLED_EVERY_S)
         except psutil.Error:  # it has ended
             pass

@@ -29,7 +29,7 @@ from orchestrator.config import EvaluateSettings, RunConfig
 from orchestrator.pairs import LoadedPairs, load_pairs
 from orchestrator.rundir import RunDirectory
 from orchestrator.vocabulary import check_teachers
-from synthesis.dataset import traces_file
+from synthesis.dataset import has_traces, traces_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ def synthesized_pairs(
         assert phase.kind == "synthesize"
         folder = RunDirectory(run_path).synthesis(index)
         path = traces_file(folder, phase.settings.format)
-        if path.stat().st_size == 0:
+        if not has_traces(path):
             raise DataError(
                 f"phase {index + 1}, synthesize, has kept no trace: see {folder}, with why "
                 "each was rejected"

@@ -16,6 +16,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,6 +34,7 @@ class Courier:
         self._settings = settings
         self._unwritten: dict[str, str] = {}  # key -> body, not yet in the driver's ledger
         self._tasks: set[asyncio.Task[None]] = set()
+        self._to_say: list[str] = []
 
     async def run(self, lines: asyncio.StreamReader) -> None:
         """Until the input ends and what was sent is answered."""
@@ -45,8 +47,9 @@ class Courier:
             max_retries=0,
             http_client=DefaultAioHttpClient(trust_env=self._settings["trust_env"]),
         )
-        _say({"ready": True})
-        while line := await lines.readline():
+        self._say({"ready": True})
+        # A last line that is cut off is of a driver that was killed as it wrote.
+        while (line := await lines.readline()).endswith(b"\n"):
             message = json.loads(line)
             if "written" in message:
                 self._unwritten.pop(message["written"], None)
@@ -67,7 +70,7 @@ class Courier:
             found |= {"error": f"{type(error).__name__}: {error}"}
         if found.get("status") == 200:
             self._unwritten[message["key"]] = found["body"]
-        _say(found)
+        self._say(found)
 
     async def _post(self, message: dict[str, Any]) -> dict[str, Any]:
         import httpx2
@@ -91,6 +94,18 @@ class Courier:
             return _unanswered(error, timeout_s)
         headers = {name: response.headers[name] for name in _KEPT if name in response.headers}
         return {"status": response.status_code, "headers": headers, "body": response.text}
+
+    def _say(self, message: dict[str, Any]) -> None:
+        if not self._to_say:  # what comes in one round of the loop is written at once
+            asyncio.get_running_loop().call_soon(self._write)
+        self._to_say.append(json.dumps(message) + "\n")
+
+    def _write(self) -> None:
+        text = "".join(self._to_say)
+        self._to_say.clear()
+        with suppress(OSError):  # the driver is gone; what it does not know is left for the next
+            _answers.write(text)
+            _answers.flush()
 
     def _leave(self) -> None:
         """What the driver did not live to write down."""
@@ -122,14 +137,6 @@ def _unanswered(error: Exception, timeout_s: float) -> dict[str, Any]:
         else f"the connection failed: {error}",
         "is_in_doubt": not isinstance(error, never_sent),
     }
-
-
-def _say(message: dict[str, Any]) -> None:
-    try:
-        _answers.write(json.dumps(message) + "\n")
-        _answers.flush()
-    except OSError:  # the driver is gone; what it does not know is left for the next one
-        pass
 
 
 async def _main() -> None:

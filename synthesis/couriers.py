@@ -32,6 +32,7 @@ class Couriers:
         self._starting = asyncio.Lock()
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = count()
+        self._to_tell: list[str] = []
 
     async def post(self, key: str, body: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
         """What came of one try: `status`, `headers` and `body`, or `error`.
@@ -57,6 +58,7 @@ class Couriers:
 
     async def close(self) -> None:
         """It ends by itself once what is in flight is answered; that is waited for elsewhere."""
+        self._write()
         if self._process is not None and self._process.stdin is not None:
             self._process.stdin.close()
         if self._reading is not None:
@@ -64,10 +66,16 @@ class Couriers:
                 await asyncio.wait_for(self._reading, _STOP_S)
 
     def _tell(self, message: Mapping[str, Any]) -> None:
-        process = self._process
+        if not self._to_tell:  # what comes in one round of the loop is written at once
+            asyncio.get_running_loop().call_soon(self._write)
+        self._to_tell.append(json.dumps(message) + "\n")
+
+    def _write(self) -> None:
+        text, process = "".join(self._to_tell), self._process
+        self._to_tell.clear()
         if process is None or process.stdin is None or process.stdin.is_closing():
             return  # died: `_read` tells those who wait
-        process.stdin.write(json.dumps(message).encode() + b"\n")
+        process.stdin.write(text.encode())
 
     async def _start(self) -> None:
         # In a session of its own, out of reach of the signals that end the driver's group.

@@ -47,6 +47,15 @@ def traces_file(folder: Path, form: Literal["jsonl", "parquet"]) -> Path:
     return folder / "dataset" / f"traces.{form}"
 
 
+def has_traces(path: Path) -> bool:
+    """Whether a `traces_file` holds any."""
+    if path.suffix == ".parquet":
+        from pyarrow import parquet
+
+        return parquet.read_metadata(path).num_rows > 0
+    return path.stat().st_size > 0
+
+
 def write_dataset(
     folder: Path,
     form: Literal["jsonl", "parquet"],

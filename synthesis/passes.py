@@ -215,6 +215,8 @@ class Synthesis:
 async def _all(parts: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """What each part comes to. An error ends the others at once, but for Spent: what they have
     asked is paid for, and waited for."""
+    if len(parts) == 1:
+        return [await parts[0]]
     spent: list[Spent] = []
 
     async def unless_spent(part: Coroutine[Any, Any, T]) -> T | None:
