@@ -45,7 +45,7 @@ def synthesis_table(summary: Mapping[str, Any]) -> Table:
 def synthesis_charts(run_path: Path) -> Iterator[Chart]:
     """Of each phase of synthesis that has ended."""
     for path in sorted(run_path.glob(f"synthesis/*/{SUMMARY}")):
-        with suppress(OSError, ValueError):  # of a file that was spoilt
+        with suppress(OSError, ValueError, LookupError, TypeError):  # of a file that was spoilt
             yield _chart(int(path.parent.name), json.loads(path.read_text("utf-8")))
 
 
