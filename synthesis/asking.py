@@ -80,8 +80,9 @@ class Probation:
                 raise self._failed
             self._sent += 1
 
-    async def assess(self, *, is_nonsense: bool) -> None:
-        """An answer was read. Raises ConfigurationError if too many are nonsense."""
+    async def assess(self, *, is_nonsense: bool, error: str = "") -> None:
+        """An answer was read, or there is none because of `error`. Raises ConfigurationError if
+        too many are nonsense."""
         if self._is_over:
             return
         self._read += 1
@@ -89,9 +90,10 @@ class Probation:
         if self._nonsense > self.max_nonsense * self.window:
             self._failed = self._failed or ConfigurationError(
                 f"synthesize.teachers.{self.name}: {self._nonsense} of its first {self._read} "
-                "answers hold no verdict, more than synthesize.max_nonsense "
-                f"({self.max_nonsense:g}) of {self.window}, and nothing more was asked: look at "
-                "them with gavel synthesis, and correct its model, template or max_new_tokens"
+                f"answers hold no verdict{error and f' ({error})'}, more than "
+                f"synthesize.max_nonsense ({self.max_nonsense:g}) of {self.window}, and nothing "
+                "more was asked: look at them with gavel synthesis, and correct its model, "
+                "template or max_new_tokens"
             )
             raise self._failed
         async with self._changed:
@@ -240,9 +242,11 @@ class Asker:
         cost = cost_nusd(answer.usage, self._price, is_batch=self._is_batch)
         if await self._ledger.find(key) is None:
             self._budget.spend(cost)
-        await self._ledger.answered(
-            key, self.name, self.model, answer, cost_nusd=cost, is_from_cache=False
-        )
+        for ledger in (self._ledger, self._cache):
+            if ledger is not None:
+                await ledger.answered(
+                    key, self.name, self.model, answer, cost_nusd=cost, is_from_cache=False
+                )
 
     async def _write(
         self,

@@ -172,6 +172,7 @@ class Synthesis:
         try:
             answer = await asker.ask(request)
         except RequestFailed as error:
+            await asker.probation.assess(is_nonsense=True, error=str(error))
             return Written(replace(attempt, error=str(error)))
         trace, rejections = verify_trace(
             shown,

@@ -89,6 +89,15 @@ async def test_what_a_run_before_has_paid_for_costs_nothing(tmp_path, clock):
         assert spent(one).cost_nusd == budget.spent_nusd + 330_000
 
 
+async def test_what_came_for_a_driver_that_died_is_in_the_cache_too(tmp_path, clock):
+    with (
+        Ledger(tmp_path / "cache.sqlite", is_shared=True) as cache,
+        Ledger(tmp_path / "one.sqlite") as one,
+    ):
+        await clock.run(make_asker(always(), one, clock, cache=cache).take_up("k", sample_answer()))
+        assert await cache.find("k") == await one.find("k") == sample_answer()
+
+
 async def test_a_try_that_failed_is_repeated_with_longer_and_longer_waits(ledger, clock):
     service = failing(5, TryFailed("status 500"))
     asker = make_asker(service, ledger, clock, settings=teacher(max_backoff_s=4.0))

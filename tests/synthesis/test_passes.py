@@ -261,6 +261,16 @@ async def test_nonsense_ends_the_phase_and_decides_nothing(ledger, clock):
     assert len(states(ledger)) < 6
 
 
+async def test_a_teacher_that_refuses_nearly_all_ends_the_phase_instead_of_failing_all_pairs(
+    ledger, clock
+):
+    service = says(lambda request, gold: RequestFailed("status 400: no such parameter"))
+    work = synthesis(ledger, clock, {"strong": service}, ONE, windows={"strong": 6})
+    with pytest.raises(ConfigurationError, match=r"hold no verdict \(status 400: no such param"):
+        await clock.run(work.run(PAIRS))
+    assert len(states(ledger)) < 6
+
+
 # ---- the budget ----------------------------------------------------------------------------------
 
 
