@@ -10,6 +10,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from decimal import Decimal
 
 from judging.records import Message
 from synthesis.ledger import NUSD
@@ -27,13 +28,18 @@ def cost_nusd(usage: Usage, price: Price | None, *, is_batch: bool) -> int:
     if cached_price is None:
         cached_price = price.input_usd_per_million
     fresh = usage.input_tokens - usage.cached_input_tokens
-    usd = (
-        fresh * price.input_usd_per_million
-        + usage.cached_input_tokens * cached_price
-        + usage.output_tokens * price.output_usd_per_million
-    ) / 1e6
-    share = 1 - price.batch_discount if is_batch else 1.0
-    return math.ceil(round(usd * share * NUSD, 3))
+    usd_million = (
+        fresh * _exactly(price.input_usd_per_million)
+        + usage.cached_input_tokens * _exactly(cached_price)
+        + usage.output_tokens * _exactly(price.output_usd_per_million)
+    )
+    share = 1 - _exactly(price.batch_discount) if is_batch else 1
+    return math.ceil(usd_million * share * (NUSD // 10**6))
+
+
+def _exactly(price: float) -> Decimal:
+    """As it was written."""
+    return Decimal(str(price))
 
 
 def most_usage(messages: Sequence[Message], max_new_tokens: int) -> Usage:
