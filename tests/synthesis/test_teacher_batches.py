@@ -24,7 +24,7 @@ async def test_all_are_answered_in_batches_of_the_size_that_is_set(start, stub, 
         await driver.service.check()
         found = await answers(driver.service, asked)
     assert found == [Answer(f"to question {n}", False, USAGE) for n in range(5)]
-    assert [len(batch.keys) for batch in stub.batches.values()] == [2, 2, 1]
+    assert sorted(len(batch.keys) for batch in stub.batches.values()) == [1, 2, 2]
     assert stub.billed == Counter(one.key for one in asked)
 
 
