@@ -23,6 +23,7 @@ from orchestrator.config import RunConfig
 from orchestrator.facts import Facts, absent_benchmarks, absent_data, read_json
 from orchestrator.memory import GIB, kv_cache_tokens
 from orchestrator.plan import Plan
+from orchestrator.synthesis_plan import check_teachers
 from orchestrator.synthesis_rules import lacking_keys
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -35,6 +36,7 @@ def check_inputs(config: RunConfig, facts: Facts) -> None:
     """Raises ConfigurationError for a template or a model folder that cannot be used, DataError for
     files of benchmarks."""
     load_template(config.judge.template)
+    check_teachers(config)
     if not absent_benchmarks(config):
         benchmark_items(config, lambda text: None, with_hub=False)
     if facts.model.folder is not None:

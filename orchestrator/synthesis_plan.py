@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from judging.prompts import PromptTemplate, load_template
+from orchestrator.config import RunConfig
 from orchestrator.facts import Parts
 from synthesis.budget import cost_nusd, price_of
+from synthesis.functions import load_function
 from synthesis.ledger import NUSD
 from synthesis.records import Usage
-from synthesis.settings import SynthesizeSettings
+from synthesis.settings import Pass, SynthesizeSettings
 
 
 def most_usd(
@@ -34,3 +37,21 @@ def pairs_to_ask(settings: SynthesizeSettings, parts: Parts | None) -> int | Non
         return None
     pairs = parts.to_ask if settings.of == "distill" else parts.reinforce
     return min(pairs, settings.pairs or pairs)
+
+
+def load_pass_template(config: RunConfig, each: Pass) -> PromptTemplate:
+    """Raises ConfigurationError if it cannot be used."""
+    if each.tells_verdict:
+        return load_template(each.template or "corrected", parent=config.judge.template)
+    return load_template(each.template or config.judge.template)
+
+
+def check_teachers(config: RunConfig) -> None:
+    """Raises ConfigurationError for a pass's template or a function that cannot be used."""
+    for phase in config.phases:
+        if phase.kind == "synthesize":
+            for each in phase.settings.passes:
+                load_pass_template(config, each)
+            for name, teacher in phase.settings.used.items():
+                if teacher.uses.startswith(("builtin:", "import:")):
+                    load_function(name, teacher.uses, teacher.options)

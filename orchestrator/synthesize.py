@@ -28,6 +28,7 @@ from orchestrator.run import Run
 from orchestrator.rundir import RunDirectory
 from orchestrator.stopping import StopRequest
 from orchestrator.synthesis_engines import engine_service, policy_scorer, policy_service
+from orchestrator.synthesis_plan import load_pass_template
 from orchestrator.synthesis_report import SUMMARY, synthesis_table
 from orchestrator.synthesis_rules import SERVICES, key_variable
 from orchestrator.telemetry import Telemetry
@@ -42,7 +43,7 @@ from synthesis.functions import FunctionService
 from synthesis.ledger import NUSD, Ledger
 from synthesis.passes import Scorer, Synthesis
 from synthesis.records import Outcome
-from synthesis.settings import Pass, SynthesizeSettings, Teacher
+from synthesis.settings import SynthesizeSettings, Teacher
 from synthesis.tally import Tally
 
 CHECK_S = 120.0  # until all services have said that they can be asked
@@ -150,13 +151,6 @@ def _pairs(split: Split, settings: SynthesizeSettings) -> Sequence[PreferencePai
     pairs = split.distill if settings.of == "distill" else split.reinforce
     unique = {pair.uid: pair for pair in pairs}  # a pair may have several traces already
     return list(unique.values())[: settings.pairs]
-
-
-def load_pass_template(config: RunConfig, each: Pass) -> PromptTemplate:
-    """Raises ConfigurationError if it cannot be used."""
-    if each.tells_verdict:
-        return load_template(each.template or "corrected", parent=config.judge.template)
-    return load_template(each.template or config.judge.template)
 
 
 def _versions(templates: Sequence[PromptTemplate]) -> dict[str, str]:

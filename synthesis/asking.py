@@ -8,12 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from judging.errors import ConfigurationError, InfrastructureError
+from judging.errors import ConfigurationError, GavelError, InfrastructureError
 from synthesis.budget import Budget, cost_nusd, most_usage
 from synthesis.ledger import Ledger
 from synthesis.pacing import Pace, backoff_s
 from synthesis.records import Answer, RequestFailed, TeacherRequest
 from synthesis.settings import Price, Teacher
+
+OUTAGE = 10  # requests in a row of which none was answered in any try
 
 
 class TryFailed(Exception):
@@ -132,6 +134,7 @@ class Asker:
         self._clock, self._sleep = clock, sleep
         self._rng = random.Random(f"{seed}/{name}")
         self._is_batch = settings.uses.endswith("-batch")
+        self._unanswered_in_a_row = 0
         self._output_tokens = 0.25 * settings.max_new_tokens  # of an answer, as far as is known
         self.pace = Pace(
             max_in_flight=self.in_flight,
@@ -191,16 +194,24 @@ class Asker:
                 if not error.is_in_doubt:
                     await self._ledger.failed(request.key)
                 if len(failures) >= self.settings.max_tries:
-                    raise RequestFailed(
-                        f"teacher {self.name} did not answer in {len(failures)} tries "
-                        f"(max_tries); the last: {failures[-1]}"
-                    ) from error
+                    raise self._unanswered(failures) from error
                 # What the service asks for is waited for as well, by all (Pace.take).
                 longest_s = self.settings.max_backoff_s
                 await self._slept(backoff_s(len(failures), longest_s, self._rng))
             except RequestFailed:
                 await self._ledger.failed(request.key)
                 raise
+
+    def _unanswered(self, failures: list[str]) -> GavelError:
+        """One request, or the service as a whole."""
+        self._unanswered_in_a_row += 1
+        last = f"in {len(failures)} tries each (max_tries); the last: {failures[-1]}"
+        if self._unanswered_in_a_row < OUTAGE:
+            return RequestFailed(f"teacher {self.name} did not answer {last}")
+        return InfrastructureError(
+            f"synthesize.teachers.{self.name} did not answer {OUTAGE} requests in a row, {last}: "
+            "what was answered is kept; go on with --resume when it is back"
+        )
 
     async def _slept(self, seconds: float) -> None:
         await self._sleep(seconds)  # pyright: ignore[reportGeneralTypeIssues]
@@ -226,6 +237,7 @@ class Asker:
                     self.pace.overloaded(began_s, error.retry_after_s)
                 raise
             usage = answer.usage
+            self._unanswered_in_a_row = 0
             self.pace.succeeded()
             self.pace.correct(taken, usage.input_tokens + usage.output_tokens)
             self._output_tokens += 0.05 * (usage.output_tokens - self._output_tokens)

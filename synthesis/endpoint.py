@@ -118,7 +118,8 @@ class Endpoint:
                 f"synthesize.teachers.{self._name}: {where} says that its quota is used up: what "
                 "was answered is kept; mend this, and go on with --resume"
             )
-        refuse_status(self._name, where, status, body, self._key_variable)
+        if status != 403:  # which some services give to what they do not want to read
+            refuse_status(self._name, where, status, body, self._key_variable)
         if status in OVERLOADED:
             pause_s = retry_after_s(found["headers"], time.time())
             if pause_s is not None and pause_s > _LONGEST_PAUSE_S:

@@ -21,7 +21,7 @@ class FunctionService:
     """One teacher with `uses: builtin:` or `import:`."""
 
     def __init__(self, name: str, settings: Teacher) -> None:
-        self._name = name
+        self._name, self._timeout_s = name, settings.timeout_s
         self._function = load_function(name, settings.uses, settings.options)
         self._is_builtin = settings.uses.startswith("builtin:")
 
@@ -32,10 +32,17 @@ class FunctionService:
         try:
             if self._is_builtin:
                 text = self._function(request)
-            elif _is_async(self._function):
-                text = await self._function(request)
             else:
-                text = await asyncio.to_thread(self._function, request)
+                called = (
+                    self._function(request)
+                    if _is_async(self._function)
+                    else asyncio.to_thread(self._function, request)
+                )
+                text = await asyncio.wait_for(called, self._timeout_s)
+        except TimeoutError:
+            raise RequestFailed(
+                f"teacher {self._name} did not answer within {self._timeout_s:g} s (timeout_s)"
+            ) from None
         except Exception as error:  # a user's code may raise anything; others may go on
             raise RequestFailed(f"teacher {self._name}: {type(error).__name__}: {error}") from error
         if not isinstance(text, str):

@@ -12,7 +12,7 @@ from judging.records import Presentation
 from orchestrator.config_loading import config_from_tree
 from orchestrator.material import synthesized_pairs
 from orchestrator.rundir import RunDirectory
-from orchestrator.synthesize import load_pass_template
+from orchestrator.synthesis_plan import load_pass_template
 from synthesis.dataset import DatasetFacts, write_dataset
 from synthesis.ledger import Ledger
 from synthesis.records import Answer, Attempt, Outcome

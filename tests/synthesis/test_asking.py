@@ -13,7 +13,7 @@ from synthesis_samples import (
 )
 
 from judging.errors import ConfigurationError, InfrastructureError
-from synthesis.asking import Probation, TryFailed, check_all
+from synthesis.asking import OUTAGE, Probation, TryFailed, check_all
 from synthesis.budget import Budget
 from synthesis.ledger import Ledger
 from synthesis.records import RequestFailed, Spent, Usage
@@ -111,10 +111,22 @@ async def test_a_try_that_failed_is_repeated_with_longer_and_longer_waits(ledger
 async def test_after_max_tries_it_is_given_up_with_the_last_reason(ledger, clock):
     service = failing(99, TryFailed("status 502: bad gateway"))
     asker = make_asker(service, ledger, clock, settings=teacher(max_tries=3))
-    with pytest.raises(RequestFailed, match=r"3 tries \(max_tries\); the last: status 502: bad"):
+    with pytest.raises(RequestFailed, match=r"3 tries .*\(max_tries\); the last: status 502: bad"):
         await clock.run(asker.ask(sample_request()))
     assert len(service.asked) == 3
     assert (spent(ledger).cost_nusd, spent(ledger).in_doubt) == (0, 0)
+
+
+async def test_a_service_that_answers_nobody_ends_the_phase_instead_of_failing_all_pairs(
+    ledger, clock
+):
+    service = failing(10**6, TryFailed("status 502"))
+    asker = make_asker(service, ledger, clock, settings=teacher(max_tries=2))
+    for number in range(OUTAGE - 1):
+        with pytest.raises(RequestFailed):
+            await clock.run(asker.ask(sample_request(f"{number}")))
+    with pytest.raises(InfrastructureError, match="did not answer 10 requests in a row"):
+        await clock.run(asker.ask(sample_request("last")))
 
 
 async def test_a_refused_request_is_not_repeated(ledger, clock):
