@@ -33,8 +33,10 @@ demo: .venv/.cpu  # trains and evaluates a small judge
 
 # A start waits for one process after another, so that two tests side by side use the cores better.
 test: test-pure  # all tests; those that start engines, learners or a cluster come last
-	@pytest -n 2 --dist loadfile --no-loadscope-reorder -m "integration and not alone"
-	@pytest -m "integration and alone"
+	@failed=0; \
+	pytest -n 2 --dist loadfile --no-loadscope-reorder -m "integration and not alone" || failed=1; \
+	pytest -m "integration and alone" || failed=1; \
+	exit $$failed
 
 test-pure: .venv/.dev
 	@pytest -n 2 -m "not integration"

@@ -13,7 +13,7 @@ from benchmark_samples import write_all
 from evaluation.judgments import read_judgments
 
 ROOT = Path(__file__).parents[2]
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(400)]
 SETTINGS = (
     "model.dtype=fp32",
     "judge.template=compact",
