@@ -19,7 +19,7 @@ from ray_head import ray_head
 
 ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(900)]
-STEPS = 16  # two seconds and more each while `waits_while` is there
+STEPS = 45  # two seconds and more each while `waits_while` is there
 
 
 @pytest.fixture(scope="module")
