@@ -13,55 +13,33 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-CONFIG = Path(__file__).parent.parent / "configs" / "quickstart.yaml"
+import seeded_runs
+
 MIXES = {
     "verdict": [],
     "verdict and consistency": ["reward.mix.consistency={uses: 'builtin:consistency'}"],
 }
 
 
-def run(name: str, seed: int, runs: Path, *overrides: str) -> Path:
-    """The run's directory, once it is done."""
-    directory = runs / f"{name.replace(' ', '-')}-seed-{seed}"
-    if not is_done(directory):
-        own = [
-            f"run.seed={seed}",
-            f"data.generate.seed={seed}",
-            f"run.id={directory.name}",
-            f"run.dir={runs}",
-            "output.samples=0",
-            *overrides,
-        ]
-        subprocess.run([sys.executable, "-m", "orchestrator", "run", str(CONFIG), *own], check=True)
-    return directory
-
-
-def is_done(directory: Path) -> bool:
-    path = directory / "summary.json"
-    return path.exists() and json.loads(path.read_text())["status"] == "done"
-
-
 def row(seed: int, options: argparse.Namespace) -> dict[str, Any]:
     runs, pairs = options.runs, f"data.generate.heldout_pairs={options.pairs}"
-    own = (f"model.make.seed={seed}", "phases=[distill, evaluate]", pairs)
-    distilled = run("distilled", seed, runs, *own)
-    checkpoint = max((distilled / "checkpoints").iterdir())  # the last one
+    own = (f"data.generate.seed={seed}", pairs)
+    made = (f"model.make.seed={seed}", "phases=[distill, evaluate]")
+    distilled = seeded_runs.run("distilled", seed, runs, *own, *made)
     reinforced = {
-        name: run(
+        name: seeded_runs.run(
             name,
             seed,
             runs,
             "phases=[reinforce, evaluate]",
             "model.make=null",
-            f"model.path={checkpoint}",
+            f"model.path={seeded_runs.checkpoint(distilled)}",
             "reward.order=both",
             f"reinforce.max_steps={options.steps}",
-            pairs,
+            *own,
             *mix,
         )
         for name, mix in MIXES.items()

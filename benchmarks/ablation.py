@@ -1,0 +1,139 @@
+"""The quickstart's ablation, as in RM-R1's tables 2 and 3: cold-start RL, distilled, both.
+
+    python benchmarks/ablation.py [--seeds 14 15 16] [--runs DIR] [--json FILE] [--plot FILE]
+
+Each with rubrics (the oracle's traces) and without (`<answer>[[A]]</answer>` alone), after as many
+sequences trained on. A model of random weights writes no verdict, and so gets no reward: all arms
+of a seed and form begin with one base instead, which has imitated that form on other problems with
+verdicts by coin. It writes judgments of which half are right. Prints one row for each seed, arm
+and form as JSON.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import seeded_runs
+
+from judging.quickstart import QuickstartTask, generate
+from judging.quickstart_teacher import teach
+from judging.readers import write_pairs
+from judging.records import Letter, PreferencePair, Presentation
+
+Form = Literal["with rubrics", "without"]
+DISTILL_PAIRS, BASE_PAIRS, HELD_OUT = 800, 800, 512
+BASE_STEPS = 150
+TRACES_PER_STEP = 64
+GROUP, PROMPTS_PER_STEP = 4, 128
+SEQUENCES = 24_576  # that each arm trains on; of distillation then RL a third are traces
+RL_STEPS = SEQUENCES // (GROUP * PROMPTS_PER_STEP)
+SHARED_RL_STEPS = RL_STEPS * 2 // 3
+DISTILL_STEPS = SEQUENCES // TRACES_PER_STEP
+SHARED_DISTILL_STEPS = DISTILL_STEPS // 3
+ARMS = {
+    "cold-start RL": ("[reinforce, evaluate]", 0, RL_STEPS),
+    "distilled": ("[distill, evaluate]", DISTILL_STEPS, 0),
+    "distilled, then RL": (
+        "[distill, evaluate, reinforce, evaluate]",
+        SHARED_DISTILL_STEPS,
+        SHARED_RL_STEPS,
+    ),
+}
+
+
+def write_files(folder: Path, seed: int) -> None:
+    """The pairs of one seed: parts that share no problem, and both forms of the traces."""
+    task = QuickstartTask(
+        seed=seed, distill_pairs=DISTILL_PAIRS + BASE_PAIRS, heldout_pairs=HELD_OUT
+    )
+    data = generate(task)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_pairs(folder / "pairs.jsonl", data.reinforce)
+    write_pairs(folder / "held-out.jsonl", data.heldout)
+    by_coin = list(_by_coin(data.distill[DISTILL_PAIRS:], seed))
+    for form in get_args(Form):
+        write_pairs(folder / _name("base", form), _in_form(by_coin, form))
+        write_pairs(folder / _name("traces", form), _in_form(data.distill[:DISTILL_PAIRS], form))
+
+
+def _by_coin(pairs: Iterable[PreferencePair], seed: int) -> Iterator[PreferencePair]:
+    """Traces that are sound but for their reading of the question, which is right or wrong."""
+    coin = random.Random(f"{seed}/coin")
+    letters: tuple[Letter, ...] = get_args(Letter)
+    for pair in pairs:
+        assert pair.trace_order is not None, "generated with a trace"
+        shown = Presentation(pair, pair.trace_order)
+        yield replace(pair, trace=teach(shown, letter=coin.choice(letters)))
+
+
+def _in_form(pairs: Iterable[PreferencePair], form: Form) -> Iterator[PreferencePair]:
+    for pair in pairs:
+        assert pair.trace is not None, "generated with a trace"
+        whole = form == "with rubrics"
+        yield pair if whole else replace(pair, trace=pair.trace[pair.trace.index("<answer>") :])
+
+
+def _name(what: str, form: Form) -> str:
+    return f"{what}-{form.replace(' ', '-')}.jsonl"
+
+
+def rows(seed: int, runs: Path) -> Iterator[dict[str, Any]]:
+    folder = (runs / f"ablation-data-{seed}").resolve()
+    if not folder.exists():
+        write_files(folder, seed)
+    data = (
+        "data.generate=null",
+        f"data.path={folder / 'pairs.jsonl'}",
+        f"data.heldout_path={folder / 'held-out.jsonl'}",
+        "data.overlap=ignore",  # parts of the task share their phrases
+        "distill.epochs=1000",  # the steps decide
+        "reinforce.epochs=100",
+        f"distill.batch_size={TRACES_PER_STEP}",
+        f"reinforce.prompts_per_step={PROMPTS_PER_STEP}",
+        f"reinforce.group_size={GROUP}",
+    )
+    model = (f"model.make.seed={seed}",)
+    for form in get_args(Form):
+        base = seeded_runs.run(
+            f"base {form}",
+            seed,
+            runs,
+            *data,
+            *model,
+            f"data.distill_path={folder / _name('base', form)}",
+            "phases=[distill, evaluate]",
+            f"distill.max_steps={BASE_STEPS}",
+            "rollout.workers=1",  # only evaluates
+        )
+        # The weights and the tokenizer that the first form began with.
+        model = ("model.make=null", f"model.path={(base / 'model').resolve()}")
+        yield {"seed": seed, "arm": "base", "form": form, **seeded_runs.figures(base)}
+        for arm, (phases, distill_steps, rl_steps) in ARMS.items():
+            directory = seeded_runs.run(
+                f"{arm.replace(',', '')} {form}",
+                seed,
+                runs,
+                *data,
+                "model.make=null",
+                f"model.path={seeded_runs.checkpoint(base).resolve()}",
+                f"data.distill_path={folder / _name('traces', form)}",
+                f"phases={phases}",
+                f"distill.max_steps={max(1, distill_steps)}",
+                f"reinforce.max_steps={max(1, rl_steps)}",
+                f"rollout.workers={2 if rl_steps else 1}",
+            )
+            yield {"seed": seed, "arm": arm, "form": form, **seeded_runs.figures(directory)}
+
+
+def main() -> None:
+    options = seeded_runs.arguments(__doc__, seeds=(14, 15, 16)).parse_args()
+    found = [row for seed in options.seeds for row in rows(seed, options.runs)]
+    seeded_runs.report(found, options, salt="ablation")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""What verification and a second pass are worth: traces of a teacher that errs in a quarter.
+
+    python benchmarks/trace_quality.py [--seeds 14 15 16] [--runs DIR] [--json FILE] [--plot FILE]
+
+For each seed the quickstart is distilled three times, for as many optimizer steps, from the same
+weights and the same pairs, of which a teacher that errs in a quarter wrote the traces: from all of
+them; from those that are right (a phase of synthesis with one pass); and from those that are right
+and, of the other pairs, those of a second teacher who is told the verdict (with two passes). Prints
+one row for each seed and arm as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import seeded_runs
+
+from judging.presentation import balanced_order
+from judging.quickstart import QuickstartTask, generate
+from judging.quickstart_teacher import ErringOracle
+from judging.readers import read_pairs, write_pairs
+from judging.records import PreferencePair, Presentation
+
+WRONG_SHARE = 0.25  # as RM-R1 found of its first teacher
+PAIRS, HELD_OUT = 800, 512
+STEPS = 150  # as the quickstart takes for as many pairs
+FIRST = "{teacher: first}"
+SECOND = "{teacher: second, tells_verdict: true}"
+ARMS = {
+    "everything": (),
+    "verified": (FIRST,),
+    "verified, second pass": (FIRST, SECOND),
+}
+
+
+def write_files(folder: Path, seed: int) -> None:
+    """The pairs of one seed; each phase of synthesis asks for the traces of `everything` again."""
+    task = QuickstartTask(seed=seed, distill_pairs=PAIRS, heldout_pairs=HELD_OUT)
+    data = generate(task)
+    folder.mkdir(parents=True, exist_ok=True)
+    untraced = [replace(pair, trace=None, trace_order=None) for pair in data.distill]
+    write_pairs(folder / "others.jsonl", data.reinforce)  # of which the tokenizer is made
+    write_pairs(folder / "held-out.jsonl", data.heldout)
+    write_pairs(folder / "pairs.jsonl", untraced)
+    write_pairs(folder / "everything.jsonl", _first_pass(untraced, seed))
+
+
+def _first_pass(pairs: list[PreferencePair], seed: int) -> Iterator[PreferencePair]:
+    oracle = ErringOracle(wrong_share=WRONG_SHARE, seed=seed)
+    for pair in pairs:
+        order = balanced_order(pair.uid, seed)
+        trace = oracle.trace(Presentation(pair, order))
+        yield replace(pair, trace=trace, trace_order=order)
+
+
+def run(arm: str, seed: int, runs: Path) -> dict[str, Any]:
+    """One row."""
+    folder = (runs / f"trace-quality-data-{seed}").resolve()
+    if not folder.exists():
+        write_files(folder, seed)
+    passes = ARMS[arm]
+    if passes:
+        model = (runs / f"everything-seed-{seed}" / "model").resolve()
+        errs = f"options: {{wrong_share: {WRONG_SHARE}, seed: {seed}}}"
+        first = f"{{uses: 'builtin:quickstart', {errs}}}"
+        own = (
+            "phases=[synthesize, distill, evaluate]",
+            f"data.distill_path={folder / 'pairs.jsonl'}",
+            f"synthesize.teachers={{first: {first}, second: {{uses: 'builtin:quickstart'}}}}",
+            f"synthesize.passes=[{', '.join(passes)}]",
+            "model.make=null",
+            f"model.path={model}",
+        )
+    else:
+        own = (
+            "phases=[distill, evaluate]",
+            f"data.distill_path={folder / 'everything.jsonl'}",
+            f"model.make.seed={seed}",
+        )
+    directory = seeded_runs.run(
+        arm.replace(",", ""),
+        seed,
+        runs,
+        "data.generate=null",
+        f"data.path={folder / 'others.jsonl'}",
+        f"data.heldout_path={folder / 'held-out.jsonl'}",
+        "data.overlap=ignore",  # parts of the task share their phrases
+        "distill.epochs=100",
+        f"distill.max_steps={STEPS}",
+        "rollout.workers=1",  # only evaluates
+        *own,
+    )
+    traced = traces(directory) if passes else folder / "everything.jsonl"
+    return {"seed": seed, "arm": arm, **counts(traced), **seeded_runs.figures(directory)}
+
+
+def traces(directory: Path) -> Path:
+    return next((directory / "synthesis").rglob("traces.jsonl"))
+
+
+def counts(path: Path) -> dict[str, int]:
+    """How many traces there are to imitate, and how many of them are wrong."""
+    gold = {"chosen_first": "[[A]]", "rejected_first": "[[B]]"}
+    pairs = list(read_pairs(path, every_trace=True))
+    wrong = [p for p in pairs if p.trace and p.trace_order and gold[p.trace_order] not in p.trace]
+    return {"traces": len(pairs), "wrong": len(wrong)}
+
+
+def main() -> None:
+    options = seeded_runs.arguments(__doc__, seeds=(14, 15, 16)).parse_args()
+    rows = [run(arm, seed, options.runs) for seed in options.seeds for arm in ARMS]
+    seeded_runs.report(rows, options, salt="trace-quality")
+
+
+if __name__ == "__main__":
+    main()
