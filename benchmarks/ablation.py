@@ -26,10 +26,10 @@ from judging.records import Letter, PreferencePair, Presentation
 
 Form = Literal["with rubrics", "without"]
 DISTILL_PAIRS, BASE_PAIRS, HELD_OUT = 800, 800, 512
-BASE_STEPS = 150
+BASE_STEPS = 100
 TRACES_PER_STEP = 64
-GROUP, PROMPTS_PER_STEP = 4, 128
-SEQUENCES = 24_576  # that each arm trains on; of distillation then RL a third are traces
+GROUP, PROMPTS_PER_STEP = 4, 64
+SEQUENCES = 15_360  # that each arm trains on; of distillation then RL a third are traces
 RL_STEPS = SEQUENCES // (GROUP * PROMPTS_PER_STEP)
 SHARED_RL_STEPS = RL_STEPS * 2 // 3
 DISTILL_STEPS = SEQUENCES // TRACES_PER_STEP
@@ -85,48 +85,56 @@ def rows(seed: int, runs: Path) -> Iterator[dict[str, Any]]:
     folder = (runs / f"ablation-data-{seed}").resolve()
     if not folder.exists():
         write_files(folder, seed)
-    data = (
-        "data.generate=null",
-        f"data.path={folder / 'pairs.jsonl'}",
-        f"data.heldout_path={folder / 'held-out.jsonl'}",
-        "data.overlap=ignore",  # parts of the task share their phrases
-        "distill.epochs=1000",  # the steps decide
-        "reinforce.epochs=100",
-        f"distill.batch_size={TRACES_PER_STEP}",
-        f"reinforce.prompts_per_step={PROMPTS_PER_STEP}",
-        f"reinforce.group_size={GROUP}",
-    )
+    settings = _settings(folder)
     model = (f"model.make.seed={seed}",)
     for form in get_args(Form):
         base = seeded_runs.run(
             f"base {form}",
             seed,
             runs,
-            *data,
+            *settings,
             *model,
             f"data.distill_path={folder / _name('base', form)}",
             "phases=[distill, evaluate]",
             f"distill.max_steps={BASE_STEPS}",
-            "rollout.workers=1",  # only evaluates
         )
-        # The weights and the tokenizer that the first form began with.
-        model = ("model.make=null", f"model.path={(base / 'model').resolve()}")
+        model = _model(base / "model")  # the other form begins with these weights too
         yield {"seed": seed, "arm": "base", "form": form, **seeded_runs.figures(base)}
-        for arm, (phases, distill_steps, rl_steps) in ARMS.items():
+        for arm, (phases, *steps) in ARMS.items():
+            distill_steps, rl_steps = (max(1, each) for each in steps)
             directory = seeded_runs.run(
                 f"{arm.replace(',', '')} {form}",
                 seed,
                 runs,
-                *data,
-                "model.make=null",
-                f"model.path={seeded_runs.checkpoint(base).resolve()}",
+                *settings,
+                *_model(seeded_runs.checkpoint(base)),
                 f"data.distill_path={folder / _name('traces', form)}",
                 f"phases={phases}",
-                f"distill.max_steps={max(1, distill_steps)}",
-                f"reinforce.max_steps={max(1, rl_steps)}",
-                f"rollout.workers={2 if rl_steps else 1}",
+                f"distill.max_steps={distill_steps}",
+                f"reinforce.max_steps={rl_steps}",
             )
             yield {"seed": seed, "arm": arm, "form": form, **seeded_runs.figures(directory)}
+
+
+def _settings(folder: Path) -> tuple[str, ...]:
+    """What all runs of a seed have in common."""
+    return (
+        "data.generate=null",
+        f"data.path={folder / 'pairs.jsonl'}",
+        f"data.heldout_path={folder / 'held-out.jsonl'}",
+        "data.overlap=ignore",  # parts of the task share their phrases
+        "distill.epochs=1000",  # the steps decide
+        f"distill.batch_size={TRACES_PER_STEP}",
+        "reinforce.epochs=1000",
+        f"reinforce.prompts_per_step={PROMPTS_PER_STEP}",
+        f"reinforce.mini_batch_prompts={PROMPTS_PER_STEP}",
+        f"reinforce.group_size={GROUP}",
+        "rollout.workers=1",  # it has room for all sequences of a step
+    )
+
+
+def _model(folder: Path) -> tuple[str, ...]:
+    return "model.make=null", f"model.path={folder.resolve()}"
 
 
 def main() -> None:

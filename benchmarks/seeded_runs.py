@@ -103,5 +103,5 @@ def plot(rows: Sequence[Mapping[str, Any]], salt: str) -> str:
     axes.set_xticks([index + 0.5 for index in range(len(arms))], arms)
     axes.set_ylabel("held-out accuracy, both orders", fontsize=8)
     if len(forms) > 1:
-        axes.legend(fontsize=7, frameon=False, loc="upper left")
+        axes.legend(fontsize=7, frameon=False)
     return svg(figure, salt)
