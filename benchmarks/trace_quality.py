@@ -70,6 +70,7 @@ def run(arm: str, seed: int, runs: Path) -> dict[str, Any]:
             "phases=[synthesize, distill, evaluate]",
             f"data.distill_path={folder / 'pairs.jsonl'}",
             f"synthesize.teachers={{first: {first}, second: {{uses: 'builtin:quickstart'}}}}",
+            "synthesize.checks.weights=false",  # the compact template asks for none
             f"synthesize.passes=[{', '.join(passes)}]",
             "model.make=null",
             f"model.path={model}",
