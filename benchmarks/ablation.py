@@ -26,23 +26,14 @@ from judging.records import Letter, PreferencePair, Presentation
 
 Form = Literal["with rubrics", "without"]
 DISTILL_PAIRS, BASE_PAIRS, HELD_OUT = 800, 800, 512
-BASE_STEPS = 100
+BASE_STEPS: dict[Form, int] = {"with rubrics": 100, "without": 40}  # that suffice to have the form
 TRACES_PER_STEP = 64
-GROUP, PROMPTS_PER_STEP = 4, 64
-SEQUENCES = 15_360  # that each arm trains on; of distillation then RL a third are traces
+GROUP, PROMPTS_PER_STEP, PROMPTS_PER_UPDATE = 4, 64, 32
+SEQUENCES = 9_216  # that each arm trains on; of distillation then RL a third are traces
 RL_STEPS = SEQUENCES // (GROUP * PROMPTS_PER_STEP)
 SHARED_RL_STEPS = RL_STEPS * 2 // 3
 DISTILL_STEPS = SEQUENCES // TRACES_PER_STEP
 SHARED_DISTILL_STEPS = DISTILL_STEPS // 3
-ARMS = {
-    "cold-start RL": ("[reinforce, evaluate]", 0, RL_STEPS),
-    "distilled": ("[distill, evaluate]", DISTILL_STEPS, 0),
-    "distilled, then RL": (
-        "[distill, evaluate, reinforce, evaluate]",
-        SHARED_DISTILL_STEPS,
-        SHARED_RL_STEPS,
-    ),
-}
 
 
 def write_files(folder: Path, seed: int) -> None:
@@ -85,35 +76,56 @@ def rows(seed: int, runs: Path) -> Iterator[dict[str, Any]]:
     folder = (runs / f"ablation-data-{seed}").resolve()
     if not folder.exists():
         write_files(folder, seed)
-    settings = _settings(folder)
-    model = (f"model.make.seed={seed}",)
+    model: tuple[str, ...] = (f"model.make.seed={seed}",)
     for form in get_args(Form):
-        base = seeded_runs.run(
-            f"base {form}",
-            seed,
-            runs,
-            *settings,
-            *model,
-            f"data.distill_path={folder / _name('base', form)}",
-            "phases=[distill, evaluate]",
-            f"distill.max_steps={BASE_STEPS}",
-        )
-        model = _model(base / "model")  # the other form begins with these weights too
-        yield {"seed": seed, "arm": "base", "form": form, **seeded_runs.figures(base)}
-        for arm, (phases, *steps) in ARMS.items():
-            distill_steps, rl_steps = (max(1, each) for each in steps)
-            directory = seeded_runs.run(
-                f"{arm.replace(',', '')} {form}",
-                seed,
-                runs,
-                *settings,
-                *_model(seeded_runs.checkpoint(base)),
-                f"data.distill_path={folder / _name('traces', form)}",
-                f"phases={phases}",
-                f"distill.max_steps={distill_steps}",
-                f"reinforce.max_steps={rl_steps}",
-            )
-            yield {"seed": seed, "arm": arm, "form": form, **seeded_runs.figures(directory)}
+        for arm, found in arms(form, seed, runs, folder, model):
+            yield {"seed": seed, "arm": arm, "form": form, **found}
+        model = _model(runs / f"cold-start-RL-with-rubrics-seed-{seed}" / "model")
+
+
+def arms(
+    form: Form, seed: int, runs: Path, folder: Path, model: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, float]]]:
+    """Each arm's name and figures; `model` says which random weights the base begins with."""
+    settings = _settings(folder)
+    cold = seeded_runs.run(
+        f"cold-start RL {form}",
+        seed,
+        runs,
+        *settings,
+        *model,
+        f"data.distill_path={folder / _name('base', form)}",
+        "phases=[distill, evaluate, reinforce, evaluate]",
+        f"distill.max_steps={BASE_STEPS[form]}",
+        f"reinforce.max_steps={RL_STEPS}",
+    )
+    yield "base", seeded_runs.figures(cold, phases=(0, 1))
+    yield "cold-start RL", seeded_runs.figures(cold, phases=(2, 3))
+    settings = (
+        *settings,
+        *_model(seeded_runs.checkpoint(cold, phase=0)),
+        f"data.distill_path={folder / _name('traces', form)}",
+    )
+    distilled = seeded_runs.run(
+        f"distilled {form}",
+        seed,
+        runs,
+        *settings,
+        "phases=[distill, evaluate]",
+        f"distill.max_steps={DISTILL_STEPS}",
+    )
+    yield "distilled", seeded_runs.figures(distilled)
+    both = seeded_runs.run(
+        f"distilled then RL {form}",
+        seed,
+        runs,
+        *settings,
+        "phases=[distill, evaluate, reinforce, evaluate]",
+        f"distill.max_steps={SHARED_DISTILL_STEPS}",
+        f"reinforce.max_steps={SHARED_RL_STEPS}",
+    )
+    before = seeded_runs.figures(both, phases=(0, 1))["accuracy"]
+    yield "distilled, then RL", seeded_runs.figures(both) | {"before_rl": before}
 
 
 def _settings(folder: Path) -> tuple[str, ...]:
@@ -127,9 +139,10 @@ def _settings(folder: Path) -> tuple[str, ...]:
         f"distill.batch_size={TRACES_PER_STEP}",
         "reinforce.epochs=1000",
         f"reinforce.prompts_per_step={PROMPTS_PER_STEP}",
-        f"reinforce.mini_batch_prompts={PROMPTS_PER_STEP}",
+        f"reinforce.mini_batch_prompts={PROMPTS_PER_UPDATE}",
         f"reinforce.group_size={GROUP}",
         "rollout.workers=1",  # it has room for all sequences of a step
+        "checkpoint.every_steps=null",  # but at the end of each phase
     )
 
 

@@ -10,7 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from statistics import mean
@@ -49,19 +49,23 @@ def is_done(directory: Path) -> bool:
     return path.exists() and json.loads(path.read_text())["status"] == "done"
 
 
-def checkpoint(directory: Path) -> Path:
-    """The last one: an ordinary model folder."""
-    return max((directory / "checkpoints").glob("step-*"))
+def checkpoint(directory: Path, phase: int = -1) -> Path:
+    """The one at the end of a phase of training, by default the last: an ordinary model folder."""
+    return sorted((directory / "checkpoints").glob("step-*"))[phase]
 
 
-def figures(directory: Path) -> dict[str, float]:
-    """Shares of the last evaluation, completion tokens trained on, and seconds."""
+def figures(directory: Path, phases: Collection[int] | None = None) -> dict[str, float]:
+    """Shares of the last evaluation, and completion tokens and seconds of all steps of training,
+    in these phases; None: in all."""
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    last = next(row for row in reversed(rows) if "eval/accuracy" in row)
+    evaluated = [row for row in rows if phases is None or row.get("made_in") in phases]
+    evaluated = [row for row in evaluated if "eval/accuracy" in row]
+    trained = [row for row in rows if phases is None or row.get("phase_index") in phases]
+    trained = [row for row in trained if "tokens" in row]
     names = ("accuracy", "accuracy_low", "accuracy_high", "flip_rate", "parseable")
-    return {name: round(last[f"eval/{name}"], 3) for name in names} | {
-        "tokens": sum(row["tokens"] for row in rows if "tokens" in row),
-        "wall_s": round(json.loads((directory / "summary.json").read_text())["wall_s"]),
+    return {name: round(evaluated[-1][f"eval/{name}"], 3) for name in names} | {
+        "tokens": sum(row["tokens"] for row in trained),
+        "steps_s": round(sum(row["time/step_s"] for row in trained)),
     }
 
 
