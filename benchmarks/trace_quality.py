@@ -11,16 +11,19 @@ one row for each seed and arm as JSON.
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import seeded_runs
 
 from judging.presentation import balanced_order
-from judging.quickstart import QuickstartTask, generate
-from judging.quickstart_teacher import ErringOracle
+from judging.quickstart import UNTAUGHT, QuickstartTask, generate
+from judging.quickstart_teacher import ErringOracle, problem_of
 from judging.readers import read_pairs, write_pairs
 from judging.records import PreferencePair, Presentation
 
@@ -94,12 +97,14 @@ def run(arm: str, seed: int, runs: Path) -> dict[str, Any]:
         "rollout.workers=1",  # only evaluates
         *own,
     )
-    traced = traces(directory) if passes else folder / "everything.jsonl"
-    return {"seed": seed, "arm": arm, **counts(traced), **seeded_runs.figures(directory)}
-
-
-def traces(directory: Path) -> Path:
-    return next((directory / "synthesis").rglob("traces.jsonl"))
+    made = (directory / "synthesis").rglob("traces.jsonl")
+    return {
+        "seed": seed,
+        "arm": arm,
+        **counts(next(made, folder / "everything.jsonl")),
+        **seeded_runs.figures(directory),
+        "by_words": by_words(directory, folder / "held-out.jsonl"),
+    }
 
 
 def counts(path: Path) -> dict[str, int]:
@@ -108,6 +113,24 @@ def counts(path: Path) -> dict[str, int]:
     pairs = list(read_pairs(path, every_trace=True))
     wrong = [p for p in pairs if p.trace and p.trace_order and gold[p.trace_order] not in p.trace]
     return {"traces": len(pairs), "wrong": len(wrong)}
+
+
+def by_words(directory: Path, held_out: Path) -> dict[str, float]:
+    """Accuracy by which of the two words that decide the traces have shown; sums have none."""
+    part_of = {pair.uid: _words_taught(pair) for pair in read_pairs(held_out)}
+    found: dict[str, list[bool]] = defaultdict(list)
+    (path,) = directory.glob("traces/*-evaluate/*.jsonl")
+    for row in map(json.loads, path.read_text().splitlines()):
+        part = part_of[row["presentation_uid"].partition("/")[0]]
+        found[part].append(row["verdict"] == row["gold"])
+    return {part: round(mean(found[part]), 3) for part in sorted(found)}
+
+
+def _words_taught(pair: PreferencePair) -> str:
+    if pair.category == "sum":
+        return "sum"
+    problem = problem_of(pair.conversation, (pair.chosen, pair.rejected))
+    return str(sum(each.quote not in UNTAUGHT for each in (problem.chosen, problem.rejected)))
 
 
 def main() -> None:
