@@ -29,11 +29,11 @@ DISTILL_PAIRS, BASE_PAIRS, HELD_OUT = 800, 800, 512
 BASE_STEPS: dict[Form, int] = {"with rubrics": 100, "without": 40}  # that suffice to have the form
 TRACES_PER_STEP = 64
 GROUP, PROMPTS_PER_STEP, PROMPTS_PER_UPDATE = 4, 64, 32
-SEQUENCES = 9_216  # that each arm trains on; of distillation then RL a third are traces
+SEQUENCES = 9_216  # that each arm trains on; of distillation then RL two thirds are traces
 RL_STEPS = SEQUENCES // (GROUP * PROMPTS_PER_STEP)
-SHARED_RL_STEPS = RL_STEPS * 2 // 3
+SHARED_RL_STEPS = RL_STEPS // 3
 DISTILL_STEPS = SEQUENCES // TRACES_PER_STEP
-SHARED_DISTILL_STEPS = DISTILL_STEPS // 3
+SHARED_DISTILL_STEPS = DISTILL_STEPS * 2 // 3
 
 
 def write_files(folder: Path, seed: int) -> None:

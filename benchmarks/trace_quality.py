@@ -5,20 +5,23 @@
 For each seed the quickstart is distilled three times, for as many optimizer steps, from the same
 weights and the same pairs, of which a teacher that errs in a quarter wrote the traces: from all of
 them; from those that are right (a phase of synthesis with one pass); and from those that are right
-and, of the other pairs, those of a second teacher who is told the verdict (with two passes). Prints
-one row for each seed and arm as JSON.
+and, of the other pairs, those of a second teacher who is told the verdict (with two passes). All of
+it for a teacher that errs at random, and for one that errs by kind of problem. Prints one row for
+each seed, arm and teacher as JSON.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import erring_teacher
 import seeded_runs
 
 from judging.presentation import balanced_order
@@ -30,17 +33,17 @@ from judging.records import PreferencePair, Presentation
 WRONG_SHARE = 0.25  # as RM-R1 found of its first teacher
 PAIRS, HELD_OUT = 800, 512
 STEPS = 150  # as the quickstart takes for as many pairs
-FIRST = "{teacher: first}"
-SECOND = "{teacher: second, tells_verdict: true}"
-ARMS = {
+ORACLE = "uses: 'builtin:quickstart'"
+ERRORS = ("at random", "by kind")
+PASSES = {
     "everything": (),
-    "verified": (FIRST,),
-    "verified, second pass": (FIRST, SECOND),
+    "verified": ("{teacher: first}",),
+    "verified, second pass": ("{teacher: first}", "{teacher: second, tells_verdict: true}"),
 }
 
 
 def write_files(folder: Path, seed: int) -> None:
-    """The pairs of one seed; each phase of synthesis asks for the traces of `everything` again."""
+    """The pairs of one seed; the phases of synthesis ask for the same traces again."""
     task = QuickstartTask(seed=seed, distill_pairs=PAIRS, heldout_pairs=HELD_OUT)
     data = generate(task)
     folder.mkdir(parents=True, exist_ok=True)
@@ -48,44 +51,42 @@ def write_files(folder: Path, seed: int) -> None:
     write_pairs(folder / "others.jsonl", data.reinforce)  # of which the tokenizer is made
     write_pairs(folder / "held-out.jsonl", data.heldout)
     write_pairs(folder / "pairs.jsonl", untraced)
-    write_pairs(folder / "everything.jsonl", _first_pass(untraced, seed))
+    at_random = ErringOracle(wrong_share=WRONG_SHARE, seed=seed).trace
+    for errors, teach in zip(ERRORS, (at_random, erring_teacher.trace), strict=True):
+        write_pairs(_everything(folder, errors), _first_pass(untraced, seed, teach))
 
 
-def _first_pass(pairs: list[PreferencePair], seed: int) -> Iterator[PreferencePair]:
-    oracle = ErringOracle(wrong_share=WRONG_SHARE, seed=seed)
+def _everything(folder: Path, errors: str) -> Path:
+    return folder / f"everything-{errors.replace(' ', '-')}.jsonl"
+
+
+def _first_pass(
+    pairs: Iterable[PreferencePair], seed: int, teach: Callable[[Presentation], str]
+) -> Iterator[PreferencePair]:
     for pair in pairs:
         order = balanced_order(pair.uid, seed)
-        trace = oracle.trace(Presentation(pair, order))
-        yield replace(pair, trace=trace, trace_order=order)
+        yield replace(pair, trace=teach(Presentation(pair, order)), trace_order=order)
 
 
-def run(arm: str, seed: int, runs: Path) -> dict[str, Any]:
+def run(arm: str, errors: str, seed: int, runs: Path) -> dict[str, Any]:
     """One row."""
     folder = (runs / f"trace-quality-data-{seed}").resolve()
     if not folder.exists():
         write_files(folder, seed)
-    passes = ARMS[arm]
-    if passes:
-        model = (runs / f"everything-seed-{seed}" / "model").resolve()
-        errs = f"options: {{wrong_share: {WRONG_SHARE}, seed: {seed}}}"
-        first = f"{{uses: 'builtin:quickstart', {errs}}}"
+    everything = _everything(folder, errors)
+    model = runs.resolve() / f"everything-at-random-seed-{seed}" / "model"
+    made = (f"model.make.seed={seed}",)  # by the first arm
+    own: tuple[str, ...] = (f"data.distill_path={everything}", "phases=[distill, evaluate]")
+    if PASSES[arm]:
         own = (
             "phases=[synthesize, distill, evaluate]",
             f"data.distill_path={folder / 'pairs.jsonl'}",
-            f"synthesize.teachers={{first: {first}, second: {{uses: 'builtin:quickstart'}}}}",
+            f"synthesize.teachers={{first: {_first(errors, seed)}, second: {{{ORACLE}}}}}",
             "synthesize.checks.weights=false",  # the compact template asks for none
-            f"synthesize.passes=[{', '.join(passes)}]",
-            "model.make=null",
-            f"model.path={model}",
-        )
-    else:
-        own = (
-            "phases=[distill, evaluate]",
-            f"data.distill_path={folder / 'everything.jsonl'}",
-            f"model.make.seed={seed}",
+            f"synthesize.passes=[{', '.join(PASSES[arm])}]",
         )
     directory = seeded_runs.run(
-        arm.replace(",", ""),
+        f"{arm.replace(',', '')} {errors}",
         seed,
         runs,
         "data.generate=null",
@@ -95,16 +96,25 @@ def run(arm: str, seed: int, runs: Path) -> dict[str, Any]:
         "distill.epochs=100",
         f"distill.max_steps={STEPS}",
         "rollout.workers=1",  # only evaluates
+        *(("model.make=null", f"model.path={model}") if model.exists() else made),
         *own,
     )
-    made = (directory / "synthesis").rglob("traces.jsonl")
+    synthesized = (directory / "synthesis").rglob("traces.jsonl")
     return {
         "seed": seed,
         "arm": arm,
-        **counts(next(made, folder / "everything.jsonl")),
+        "form": f"errors {errors}",
+        **counts(next(synthesized, everything)),
         **seeded_runs.figures(directory),
         "by_words": by_words(directory, folder / "held-out.jsonl"),
     }
+
+
+def _first(errors: str, seed: int) -> str:
+    """The first teacher, as YAML."""
+    if errors == "by kind":
+        return "{uses: 'import:benchmarks.erring_teacher:answer'}"
+    return f"{{{ORACLE}, options: {{wrong_share: {WRONG_SHARE}, seed: {seed}}}}}"
 
 
 def counts(path: Path) -> dict[str, int]:
@@ -135,7 +145,8 @@ def _words_taught(pair: PreferencePair) -> str:
 
 def main() -> None:
     options = seeded_runs.arguments(__doc__, seeds=(14, 15, 16)).parse_args()
-    rows = [run(arm, seed, options.runs) for seed in options.seeds for arm in ARMS]
+    chosen = product(options.seeds, ERRORS, PASSES)
+    rows = [run(arm, errors, seed, options.runs) for seed, errors, arm in chosen]
     seeded_runs.report(rows, options, salt="trace-quality")
 
 
