@@ -1,13 +1,14 @@
 """What verification and a second pass are worth: traces of a teacher that errs in a quarter.
 
-    python benchmarks/trace_quality.py [--seeds 14 15 16] [--runs DIR] [--json FILE] [--plot FILE]
+    python benchmarks/trace_quality.py [--errors "at random"] [--seeds 14 15 16] [--runs DIR]
+        [--json FILE] [--plot FILE]
 
 For each seed the quickstart is distilled three times, for as many optimizer steps, from the same
 weights and the same pairs, of which a teacher that errs in a quarter wrote the traces: from all of
 them; from those that are right (a phase of synthesis with one pass); and from those that are right
-and, of the other pairs, those of a second teacher who is told the verdict (with two passes). All of
-it for a teacher that errs at random, and for one that errs by kind of problem. Prints one row for
-each seed, arm and teacher as JSON.
+and, of the other pairs, those of a second teacher who is told the verdict (with two passes). The
+first teacher errs at random, or by kind of problem, or there are both in turn. Prints one row for
+each seed, teacher and arm as JSON.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ def run(arm: str, errors: str, seed: int, runs: Path) -> dict[str, Any]:
         "form": f"errors {errors}",
         **counts(next(synthesized, everything)),
         **seeded_runs.figures(directory),
-        "by_words": by_words(directory, folder / "held-out.jsonl"),
+        "by_words": accuracy_by(_words_taught, directory, folder / "held-out.jsonl"),
+        "by_kind": accuracy_by(_kind, directory, folder / "held-out.jsonl"),
     }
 
 
@@ -125,18 +127,25 @@ def counts(path: Path) -> dict[str, int]:
     return {"traces": len(pairs), "wrong": len(wrong)}
 
 
-def by_words(directory: Path, held_out: Path) -> dict[str, float]:
-    """Accuracy by which of the two words that decide the traces have shown; sums have none."""
-    part_of = {pair.uid: _words_taught(pair) for pair in read_pairs(held_out)}
+def accuracy_by(
+    part_of: Callable[[PreferencePair], str], directory: Path, held_out: Path
+) -> dict[str, float]:
+    """In each part of the held-out pairs."""
+    parts = {pair.uid: part_of(pair) for pair in read_pairs(held_out)}
     found: dict[str, list[bool]] = defaultdict(list)
     (path,) = directory.glob("traces/*-evaluate/*.jsonl")
     for row in map(json.loads, path.read_text().splitlines()):
-        part = part_of[row["presentation_uid"].partition("/")[0]]
+        part = parts[row["presentation_uid"].partition("/")[0]]
         found[part].append(row["verdict"] == row["gold"])
     return {part: round(mean(found[part]), 3) for part in sorted(found)}
 
 
+def _kind(pair: PreferencePair) -> str:
+    return pair.category or ""
+
+
 def _words_taught(pair: PreferencePair) -> str:
+    """How many of the two words that decide the traces show; sums have none."""
     if pair.category == "sum":
         return "sum"
     problem = problem_of(pair.conversation, (pair.chosen, pair.rejected))
@@ -144,8 +153,10 @@ def _words_taught(pair: PreferencePair) -> str:
 
 
 def main() -> None:
-    options = seeded_runs.arguments(__doc__, seeds=(14, 15, 16)).parse_args()
-    chosen = product(options.seeds, ERRORS, PASSES)
+    parser = seeded_runs.arguments(__doc__, seeds=(14, 15, 16))
+    parser.add_argument("--errors", nargs="+", choices=ERRORS, default=["at random"])
+    options = parser.parse_args()
+    chosen = product(options.seeds, options.errors, PASSES)
     rows = [run(arm, errors, seed, options.runs) for seed, errors, arm in chosen]
     seeded_runs.report(rows, options, salt="trace-quality")
 
