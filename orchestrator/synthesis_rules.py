@@ -50,14 +50,14 @@ def synthesis_contradictions(config: RunConfig) -> Iterator[str]:
             continue
         settings = phase.settings
         name = "synthesize" if settings == config.synthesize else f"phases[{index}].synthesize"
-        yield from _passes(settings, name)
+        yield from _passes(settings, name, config.judge.template)
         yield from _teachers(settings, name)
         yield from _money(settings, name)
         is_first = all(other.kind == "synthesize" for other in config.phases[:index])
         yield from _place(config, settings, name, is_first=is_first)
 
 
-def _passes(settings: SynthesizeSettings, name: str) -> Iterator[str]:
+def _passes(settings: SynthesizeSettings, name: str, template: str) -> Iterator[str]:
     if not settings.teachers:
         yield (
             f"phases has synthesize, but {name}.teachers names none: add one, e.g. "
@@ -78,6 +78,11 @@ def _passes(settings: SynthesizeSettings, name: str) -> Iterator[str]:
                 "asked, and would be given the same answers: raise samples there instead"
             )
     checks = settings.checks
+    if checks.weights and template == "compact":
+        yield (
+            f"{name}.checks.weights is on, but rubrics of the template compact have no weights, so "
+            "that all with a rubric would be rejected: set it to false"
+        )
     if checks.max_chars is not None and checks.max_chars < checks.min_chars:
         yield (
             f"{name}.checks.max_chars ({checks.max_chars}) is less than min_chars "

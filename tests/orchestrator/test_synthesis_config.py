@@ -68,6 +68,7 @@ TELLING = [{"teacher": "strong", "tells_verdict": True}]
             [(f"{S}.passes", [{"teacher": "own"}, {"teacher": "own"}])],
             ["passes[1] asks again what passes[0] asked", "raise samples"],
         ),
+        ([("judge.template", "compact")], ["checks.weights is on", "compact", "set it to false"]),
         ([(f"{S}.checks", {"min_chars": 9, "max_chars": 5})], ["max_chars (5)", "min_chars (9)"]),
         ([(f"{S}.teachers.1st", {"uses": "builtin:quickstart"})], ["1st", "rename it"]),
         ([(f"{STRONG}.uses", "claude")], ["strong.uses is claude", "openai, openai-batch"]),

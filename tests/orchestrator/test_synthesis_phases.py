@@ -29,7 +29,12 @@ def configured(*phases, form="jsonl", **changes):
             "data": {"path": "pairs.jsonl"},
             "judge": {"template": "compact"},
             "phases": list(phases),
-            "synthesize": {"teachers": TEACHERS, "passes": [{"teacher": "own"}], "format": form},
+            "synthesize": {
+                "teachers": TEACHERS,
+                "passes": [{"teacher": "own"}],
+                "checks": {"weights": False},
+                "format": form,
+            },
             **changes,
         }
     )
