@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, suppress
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,9 +32,9 @@ from orchestrator.facts import model_facts
 from orchestrator.health_endpoint import health_endpoint
 from orchestrator.journal import RunJournal
 from orchestrator.lease import Lease
-from orchestrator.material import Material, prepare
+from orchestrator.material import Material, prepare, probe
 from orchestrator.memory import host_memory
-from orchestrator.pairs import LoadedPairs, load_pairs
+from orchestrator.pairs import LoadedPairs
 from orchestrator.peak_memory import PeakMemory
 from orchestrator.phases import distill
 from orchestrator.prometheus import RayMetrics
@@ -58,7 +57,7 @@ from orchestrator.shared_directory import check_shared
 from orchestrator.stopping import AskedToStop, StopRequest
 from orchestrator.store import Store, open_store
 from orchestrator.summary import FinalStatus, Summary
-from orchestrator.synthesize import Parts, synthesize, synthesize_ahead
+from orchestrator.synthesize import run_ahead, synthesize
 from orchestrator.telemetry import Telemetry
 from orchestrator.versions import versions
 from orchestrator.vitals import Vitals
@@ -99,7 +98,7 @@ def run(config: RunConfig) -> int:
         best = None
         try:
             parts = (config, directory, journal, telemetry)
-            position, loaded = _synthesize_ahead(*parts, position)
+            position, loaded = run_ahead(*parts, position)
             if not config.is_driver_alone:
                 _on_cluster(*parts, position, evaluations, loaded)
             status = "done"
@@ -132,25 +131,6 @@ def run(config: RunConfig) -> int:
         telemetry.final_table(evaluations, summary.best)
         telemetry.say(f"run {run_id} done in {wall_s:.0f} s; see {directory.where}")
     return 0
-
-
-def _synthesize_ahead(
-    config: RunConfig,
-    directory: RunDirectory,
-    journal: RunJournal,
-    telemetry: Telemetry,
-    position: Position,
-) -> tuple[Position, LoadedPairs | None]:
-    """The phases that need no actors of the run; where it then stands, and the pairs if they were
-    read."""
-    if position.phase >= config.phases_ahead:
-        return position, None
-    loaded = load_pairs(config)
-    for note in loaded.notes:
-        telemetry.say(note)
-    stop = StopRequest(config.deadlines.grace_s, say=telemetry.say)
-    parts = Parts(config, directory, journal, telemetry, stop, loaded.split)
-    return asyncio.run(synthesize_ahead(parts, position)), replace(loaded, notes=())
 
 
 def _on_cluster(
@@ -255,7 +235,7 @@ async def _drive(
             learners.start(spec, temperature=temperature, seed=seed),
         )
         publisher = WeightPublisher(
-            learners, fleet, config.publication, config.deadlines, _probe(config, material)
+            learners, fleet, config.publication, config.deadlines, probe(config, material)
         )
         commands = Commands(journal, panel, fleet, telemetry)
         parts = (learners, fleet, panel, commands, publisher, journal, telemetry, stop)
@@ -388,20 +368,6 @@ def _panel(config: RunConfig, placement: Placement) -> RewardPanel:
         placement=placement,
     )
     return RewardPanel(pool, config.reward)
-
-
-def _probe(config: RunConfig, material: Material) -> list[int]:
-    """A token sequence of the run's own kind, by which publications are proven."""
-    length = config.publication.probe_tokens
-    tokens: list[int] = []
-    for prompts in (*material.reinforce, *material.heldout):
-        for prompt in prompts.by_order.values():
-            tokens.extend(prompt.token_ids)
-        if len(tokens) >= length:
-            break
-    if not tokens:
-        tokens = [int(t) for each in material.distill[:1] for t in each.sample.prompt_ids]
-    return tokens[:length]
 
 
 def _logical_cpus(config: RunConfig) -> int:

@@ -271,3 +271,17 @@ def orders_of(
             first = balanced_order(pair.uid, seed)
             other: Order = "rejected_first" if first == "chosen_first" else "chosen_first"
             return (other if epoch % 2 else first,)
+
+
+def probe(config: RunConfig, material: Material) -> list[int]:
+    """A token sequence of the run's own kind, by which publications are proven."""
+    length = config.publication.probe_tokens
+    tokens: list[int] = []
+    for prompts in (*material.reinforce, *material.heldout):
+        for prompt in prompts.by_order.values():
+            tokens.extend(prompt.token_ids)
+        if len(tokens) >= length:
+            break
+    if not tokens:
+        tokens = [int(t) for each in material.distill[:1] for t in each.sample.prompt_ids]
+    return tokens[:length]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from judging.splits import Split
 from orchestrator.config import RunConfig, SynthesizePhase
 from orchestrator.disk import atomic_writer
 from orchestrator.journal import RunJournal
+from orchestrator.pairs import LoadedPairs, load_pairs
 from orchestrator.position import Position
 from orchestrator.recovery import on_learners
 from orchestrator.run import Run
@@ -81,8 +82,26 @@ async def synthesize(run: Run, index: int, phase: SynthesizePhase) -> None:
     await _synthesize(parts, index, phase, weight_version=run.publisher.version)
 
 
-async def synthesize_ahead(parts: Parts, position: Position) -> Position:
-    """The phases of it that come before all others; answers where the run then stands."""
+def run_ahead(
+    config: RunConfig,
+    directory: RunDirectory,
+    journal: RunJournal,
+    telemetry: Telemetry,
+    position: Position,
+) -> tuple[Position, LoadedPairs | None]:
+    """The phases of it that come before all others; where the run then stands, and the pairs if
+    they were read."""
+    if position.phase >= config.phases_ahead:
+        return position, None
+    loaded = load_pairs(config)
+    for note in loaded.notes:
+        telemetry.say(note)
+    stop = StopRequest(config.deadlines.grace_s, say=telemetry.say)
+    parts = Parts(config, directory, journal, telemetry, stop, loaded.split)
+    return asyncio.run(_run_ahead(parts, position)), replace(loaded, notes=())
+
+
+async def _run_ahead(parts: Parts, position: Position) -> Position:
     driving = asyncio.current_task()
     assert driving is not None
     stop, vitals = parts.stop, parts.telemetry.vitals
@@ -120,7 +139,7 @@ async def _synthesize(
         tally = Tally.of(ledger.outcomes())
         async with _askers(parts, folder, settings, ledger, cache) as askers:
             await check_all(list(askers.values()), CHECK_S)
-            await _take_up(folder, askers)
+            await _take_up(folder, askers, telemetry.say)
             done = tally.pairs
             stack.enter_context(telemetry.phase("synthesize", index, len(pairs), done=done))
             work = Synthesis(
@@ -226,12 +245,16 @@ async def _services(
             await asyncio.gather(*(each.close() for each in services.values()))
 
 
-async def _take_up(folder: Path, askers: Mapping[str, Asker]) -> None:
+async def _take_up(folder: Path, askers: Mapping[str, Asker], say: Callable[[str], object]) -> None:
     """What teachers answered to a driver that did not live to write it down."""
     for path, entries in undelivered(folder):
+        if unknown := {entry["teacher"] for entry in entries} - askers.keys():
+            names = ", ".join(sorted(unknown))
+            say(f"{path}: answers of {names}, which no pass names now: left until one does")
+            continue
         for entry in entries:
-            asker = askers.get(entry["teacher"])
-            if asker is not None and isinstance(asker.service, Endpoint):
+            asker = askers[entry["teacher"]]
+            if isinstance(asker.service, Endpoint):
                 answer = asker.service.read(entry["body"])
                 if answer is not None:
                     await asker.take_up(entry["key"], answer)

@@ -19,6 +19,7 @@ from synthesis.courier import LOCK, UNDELIVERED
 
 _START_S = 120.0
 _STOP_S = 10.0
+_LATE_S = 30.0  # beyond a try's own deadline
 _LIMIT_BYTES = 2**30  # of one line: answers have no bound of their own
 
 
@@ -38,7 +39,7 @@ class Couriers:
         """What came of one try: `status`, `headers` and `body`, or `error`.
 
         Raises:
-            TryFailed: the courier died, and nobody knows.
+            TryFailed: the courier died or says nothing, and nobody knows.
             InfrastructureError: it does not start.
         """
         async with self._starting:
@@ -48,7 +49,14 @@ class Couriers:
         found = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._tell({"id": number, "key": key, "body": body, "timeout_s": timeout_s})
-            return await found
+            # The courier keeps the deadline; it may be frozen itself.
+            async with asyncio.timeout(timeout_s + _LATE_S):
+                return await found
+        except TimeoutError:
+            raise TryFailed(
+                f"the process that carried it said nothing within {timeout_s + _LATE_S:g} s",
+                is_in_doubt=True,
+            ) from None
         finally:
             self._waiting.pop(number, None)
 
