@@ -1,6 +1,7 @@
 """The quickstart's ablation, as in RM-R1's tables 2 and 3: cold-start RL, distilled, both.
 
     python benchmarks/ablation.py [--seeds 14 15 16] [--runs DIR] [--json FILE] [--plot FILE]
+    python benchmarks/ablation.py --sequences 32768 --forms "with rubrics" --runs DIR
 
 Each with rubrics (the oracle's traces) and without (`<answer>[[A]]</answer>` alone), after as many
 sequences trained on. A model of random weights writes no verdict, and so gets no reward: all arms
@@ -12,8 +13,8 @@ and form as JSON.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -29,11 +30,14 @@ DISTILL_PAIRS, BASE_PAIRS, HELD_OUT = 800, 800, 512
 BASE_STEPS: dict[Form, int] = {"with rubrics": 100, "without": 40}  # that suffice to have the form
 TRACES_PER_STEP = 64
 GROUP, PROMPTS_PER_STEP, PROMPTS_PER_UPDATE = 4, 64, 32
-SEQUENCES = 9_216  # that each arm trains on; of distillation then RL two thirds are traces
-RL_STEPS = SEQUENCES // (GROUP * PROMPTS_PER_STEP)
-SHARED_RL_STEPS = RL_STEPS // 3
-DISTILL_STEPS = SEQUENCES // TRACES_PER_STEP
-SHARED_DISTILL_STEPS = DISTILL_STEPS * 2 // 3
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Sequences that each arm trains on."""
+
+    all: int
+    traces_first: int  # of these, in distillation then RL
 
 
 def write_files(folder: Path, seed: int) -> None:
@@ -72,19 +76,19 @@ def _name(what: str, form: Form) -> str:
     return f"{what}-{form.replace(' ', '-')}.jsonl"
 
 
-def rows(seed: int, runs: Path) -> Iterator[dict[str, Any]]:
+def rows(seed: int, runs: Path, forms: Sequence[Form], budget: Budget) -> Iterator[dict[str, Any]]:
     folder = (runs / f"ablation-data-{seed}").resolve()
     if not folder.exists():
         write_files(folder, seed)
     model: tuple[str, ...] = (f"model.make.seed={seed}",)
-    for form in get_args(Form):
-        for arm, found in arms(form, seed, runs, folder, model):
+    for form in forms:
+        for arm, found in arms(form, seed, runs, folder, model, budget):
             yield {"seed": seed, "arm": arm, "form": form, **found}
         model = _model(runs / f"cold-start-RL-with-rubrics-seed-{seed}" / "model")
 
 
 def arms(
-    form: Form, seed: int, runs: Path, folder: Path, model: tuple[str, ...]
+    form: Form, seed: int, runs: Path, folder: Path, model: tuple[str, ...], budget: Budget
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """Each arm's name and figures; `model` says which random weights the base begins with."""
     settings = _settings(folder)
@@ -97,7 +101,7 @@ def arms(
         f"data.distill_path={folder / _name('base', form)}",
         "phases=[distill, evaluate, reinforce, evaluate]",
         f"distill.max_steps={BASE_STEPS[form]}",
-        f"reinforce.max_steps={RL_STEPS}",
+        f"reinforce.max_steps={rl_steps(budget.all)}",
     )
     yield "base", seeded_runs.figures(cold, phases=(0, 1))
     yield "cold-start RL", seeded_runs.figures(cold, phases=(2, 3))
@@ -112,7 +116,7 @@ def arms(
         runs,
         *settings,
         "phases=[distill, evaluate]",
-        f"distill.max_steps={DISTILL_STEPS}",
+        f"distill.max_steps={distill_steps(budget.all)}",
     )
     yield "distilled", seeded_runs.figures(distilled)
     both = seeded_runs.run(
@@ -121,11 +125,19 @@ def arms(
         runs,
         *settings,
         "phases=[distill, evaluate, reinforce, evaluate]",
-        f"distill.max_steps={SHARED_DISTILL_STEPS}",
-        f"reinforce.max_steps={SHARED_RL_STEPS}",
+        f"distill.max_steps={distill_steps(budget.traces_first)}",
+        f"reinforce.max_steps={rl_steps(budget.all - budget.traces_first)}",
     )
     before = seeded_runs.figures(both, phases=(0, 1))["accuracy"]
     yield "distilled, then RL", seeded_runs.figures(both) | {"before_rl": before}
+
+
+def rl_steps(sequences: int) -> int:
+    return sequences // (GROUP * PROMPTS_PER_STEP)
+
+
+def distill_steps(sequences: int) -> int:
+    return sequences // TRACES_PER_STEP
 
 
 def _settings(folder: Path) -> tuple[str, ...]:
@@ -151,8 +163,15 @@ def _model(folder: Path) -> tuple[str, ...]:
 
 
 def main() -> None:
-    options = seeded_runs.arguments(__doc__, seeds=(14, 15, 16)).parse_args()
-    found = [row for seed in options.seeds for row in rows(seed, options.runs)]
+    parser = seeded_runs.arguments(__doc__, seeds=(14, 15, 16))
+    parser.add_argument("--sequences", type=int, default=9_216, help="that each arm trains on")
+    parser.add_argument("--traces-first", type=int, default=6_144, help="of these, before RL")
+    parser.add_argument("--forms", nargs="+", choices=get_args(Form), default=get_args(Form))
+    options = parser.parse_args()
+    budget = Budget(options.sequences, options.traces_first)
+    found = [
+        row for seed in options.seeds for row in rows(seed, options.runs, options.forms, budget)
+    ]
     seeded_runs.report(found, options, salt="ablation")
 
 

@@ -1,13 +1,14 @@
 """How many requests a second a synthesis gets done, and what memory it takes.
 
-    python benchmarks/synthesis_speed.py [--pairs 20000] [--in-flight 128] [--latency-ms 50]
+    python benchmarks/synthesis_speed.py [--pairs 20000] [--in-flight 256] [--latency-ms 50]
     python benchmarks/synthesis_speed.py --pairs 10000 100000
 
 Against benchmarks/teacher_stub.py, which shares the cores. Useful work: rendered, journalled before
 and after, answered, verified, decided. Beside it the stub's own limit: the same requests by a bare
 aiohttp client that does nothing with the answers. `asking_s` is from the first request to the last,
 `phase_s` is with the courier's start and the data set's writing. Peak memory is the driver's and
-its courier's; CPU time of a request is theirs from their start to their end.
+its courier's, growth that of both while nine tenths of the requests are asked; CPU time of a
+request is theirs from their start to their end.
 """
 
 from __future__ import annotations
@@ -104,6 +105,7 @@ def _synthesis(base_url: str, pairs: Path, folder: Path, in_flight: int) -> dict
         "phase_s": round(at_s["synthesized"] - at_s["phase_begun"], 1),
         "driver_peak_mib": round(peak.driver / MIB),
         "courier_peak_mib": round(peak.courier / MIB),
+        "growth_mib": round(peak.growth(first_s + 0.1 * seconds, last_s) / MIB),
         "driver_cpu_ms": round(1000 * peak.driver_cpu_s / summary["answers"], 3),
         "courier_cpu_ms": round(1000 * peak.courier_cpu_s / summary["answers"], 3),
     }
@@ -115,6 +117,7 @@ class _Peak:
     def __init__(self, pid: int) -> None:
         self.driver = self.courier = 0
         self.driver_cpu_s = self.courier_cpu_s = 0.0
+        self._both: list[tuple[float, int]] = []  # bytes at a time
         self._process = psutil.Process(pid)
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -123,19 +126,27 @@ class _Peak:
             while True:
                 self.driver = max(self.driver, self._process.memory_info().rss)
                 self.driver_cpu_s = sum(self._process.cpu_times()[:2])
+                both = self._process.memory_info().rss
                 for child in self._process.children():
                     if "synthesis.courier" in " ".join(child.cmdline()):
                         self.courier = max(self.courier, child.memory_info().rss)
                         self.courier_cpu_s = sum(child.cpu_times()[:2])
+                        both += child.memory_info().rss
+                self._both.append((time.time(), both))
                 time.sleep(_SAMPLED_EVERY_S)
         except psutil.Error:  # it has ended
             pass
+
+    def growth(self, from_s: float, to_s: float) -> int:
+        """Bytes, of both together between two times."""
+        between = [size for at_s, size in self._both if from_s <= at_s <= to_s]
+        return between[-1] - between[0]
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, nargs="+", default=[20_000])
-    parser.add_argument("--in-flight", type=int, default=128)
+    parser.add_argument("--in-flight", type=int, default=256)
     parser.add_argument("--latency-ms", type=float, default=50.0)
     return parser.parse_args()
 

@@ -122,6 +122,8 @@ def waits_for_the_place_of_another(cluster: dict[str, str], runs: Path) -> None:
         env=cluster,
         stderr=subprocess.PIPE,
         text=True,
+        # Tests that a shell started in its background ignore it, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert follower.stderr is not None
     for line in follower.stderr:

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import pytest
+from httpx2 import URL
 from synthesis_samples import PRICE, make_asker, sample_request
 
 from judging.errors import ConfigurationError, InfrastructureError
@@ -20,7 +21,7 @@ from judging.records import Message
 from synthesis import couriers
 from synthesis.asking import TryFailed
 from synthesis.budget import Budget
-from synthesis.courier import LOCK
+from synthesis.courier import LOCK, connect, proxy_of
 from synthesis.couriers import Couriers, undelivered, wait_for_others
 from synthesis.endpoint import Endpoint
 from synthesis.ledger import Ledger
@@ -311,6 +312,36 @@ async def test_a_courier_that_does_not_start_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(couriers.sys, "executable", "/bin/false")
     with pytest.raises(InfrastructureError, match="did not start"):
         await Couriers({"base_url": "http://host"}).post("key", {}, 5.0)
+
+
+async def test_address_and_headers_are_those_of_the_openai_client(monkeypatch):
+    monkeypatch.setenv("A_KEY", "sk-1")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-1")
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    url, session = connect({"base_url": None, "api_key_env": "A_KEY", "trust_env": False})
+    async with session:
+        assert url == "https://api.openai.com/v1/chat/completions"
+        assert session.headers["Authorization"] == "Bearer sk-1"
+        assert session.headers["OpenAI-Organization"] == "org-1"
+        assert session.headers["Content-Type"] == "application/json"
+        assert "OpenAI-Project" not in session.headers
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({"https_proxy": "http://proxy:1"}, "http://proxy:1"),
+        ({"all_proxy": "http://proxy:2"}, "http://proxy:2"),
+        ({"http_proxy": "http://proxy:3"}, None),
+        ({"https_proxy": "http://proxy:4", "no_proxy": "example.org"}, None),
+    ],
+)
+def test_the_proxy_is_the_environments(monkeypatch, variables, expected):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_of(URL("https://api.example.org/v1")) == expected
 
 
 async def test_the_wait_for_others_has_an_end(tmp_path):
