@@ -38,8 +38,8 @@ test: test-pure  # all tests; those that start engines, learners or a cluster co
 	pytest -m "integration and alone" || failed=1; \
 	exit $$failed
 
-test-pure: .venv/.dev
-	@pytest -n 2 -m "not integration"
+test-pure: .venv/.dev  # each process with one thread: there are as many as cores
+	@OMP_NUM_THREADS=1 pytest -n 2 -m "not integration"
 
 lint: .venv/.dev  # style, types, and what a package may import
 	@ruff check

