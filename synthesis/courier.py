@@ -14,21 +14,24 @@ import asyncio
 import fcntl
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies, proxy_bypass
 
 from aiohttp import (
     ClientConnectorError,
-    ClientError,
+    ClientHttpProxyError,
     ClientSession,
     ClientTimeout,
     ConnectionTimeoutError,
     DummyCookieJar,
+    InvalidURL,
     TCPConnector,
 )
 
@@ -37,8 +40,10 @@ if TYPE_CHECKING:
 
 LOCK = "couriers.lock"
 UNDELIVERED = "undelivered-{}.jsonl"
-_KEPT = ("retry-after", "retry-after-ms")
+_KEPT = ("location", "retry-after", "retry-after-ms")
 _CONNECT_S = 30.0
+_NEVER_SENT = (ClientConnectorError, ClientHttpProxyError, ConnectionTimeoutError, InvalidURL)
+_LOGIN = re.compile(r"[^\s'\"]+@")  # of a proxy, in the address that an error repeats
 
 
 _answers = sys.stdout
@@ -75,22 +80,20 @@ class Courier:
         try:
             found |= await self._post(message)
         except Exception as error:  # whatever the libraries raise is a try that failed
-            found |= {"error": f"{type(error).__name__}: {error}"}
+            found |= _unanswered(error, message["timeout_s"])
         if found.get("status") == 200:
             self._unwritten[message["key"]] = found["body"]
         self._say(found)
 
     async def _post(self, message: dict[str, Any]) -> dict[str, Any]:
-        timeout_s, data = message["timeout_s"], json.dumps(message["body"]).encode()
-        headers = {"Idempotency-Key": message["key"]}
-        try:
-            async with (
-                asyncio.timeout(timeout_s),
-                self._session.post(self._url, data=data, headers=headers) as response,
-            ):
-                body = await response.text("utf-8", errors="replace")
-        except (ClientError, TimeoutError) as error:
-            return _unanswered(error, timeout_s)
+        data, headers = json.dumps(message["body"]).encode(), {"Idempotency-Key": message["key"]}
+        async with (
+            asyncio.timeout(message["timeout_s"]),
+            self._session.post(
+                self._url, data=data, headers=headers, allow_redirects=False
+            ) as response,
+        ):
+            body = await response.text("utf-8", errors="replace")
         kept = {name: response.headers[name] for name in _KEPT if name in response.headers}
         return {"status": response.status, "headers": kept, "body": body}
 
@@ -122,21 +125,26 @@ class Courier:
 
 
 def connect(settings: Mapping[str, Any]) -> tuple[str, ClientSession]:
-    """Where chat completions are asked for, and by what. Address and headers are those of the
-    `openai` client; it takes four times as long for a request as the connection beneath it."""
-    from httpx import create_ssl_context
+    """Where chat completions are asked for, and by what. Address, headers and trusted certificates
+    are those of the `openai` client; it takes four times as long for a request as the connection
+    beneath it."""
+    import httpx2
     from openai import AsyncOpenAI
 
-    key_variable = settings["api_key_env"]
+    key_variable, certificates = settings["api_key_env"], httpx2.create_ssl_context()
     client = AsyncOpenAI(
         base_url=settings["base_url"],
         api_key=os.environ[key_variable] if key_variable else "none",
+        http_client=httpx2.AsyncClient(trust_env=False, verify=certificates),  # asks nothing
     )
-    headers = {**client.default_headers, **client.auth_headers}
+    headers = httpx2.Headers(client.auth_headers)
+    for name, value in client.default_headers.items():
+        if isinstance(value, str):
+            headers[name] = value
     session = ClientSession(
-        connector=TCPConnector(limit=0, ssl=create_ssl_context()),
+        connector=TCPConnector(limit=0, ssl=certificates),
         cookie_jar=DummyCookieJar(),
-        headers={name: value for name, value in headers.items() if isinstance(value, str)},
+        headers=dict(headers),
         proxy=proxy_of(client.base_url) if settings["trust_env"] else None,
         timeout=ClientTimeout(total=None, sock_connect=_CONNECT_S),
     )
@@ -145,15 +153,32 @@ def connect(settings: Mapping[str, Any]) -> tuple[str, ClientSession]:
 
 def proxy_of(url: URL) -> str | None:
     """Of the environment. aiohttp itself would read .netrc as well, which stands above keys."""
-    proxies = {} if proxy_bypass(url.host) else getproxies()
-    return proxies.get(url.scheme) or proxies.get("all")
+    proxies = getproxies()
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or _is_exempt(url, proxies.get("no", "")):
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _is_exempt(url: URL, exempt: str) -> bool:
+    """As the `openai` client reads it: urllib knows no networks and no wildcards."""
+    if proxy_bypass(url.host) or proxy_bypass(url.netloc.decode()):
+        return True
+    for each in map(str.strip, exempt.split(",")):
+        if each == "*" or (each.startswith("*.") and url.host.endswith(each[1:])):
+            return True
+        with suppress(ValueError):
+            if ip_address(url.host) in ip_network(each, strict=False):
+                return True
+    return False
 
 
 def _unanswered(error: Exception, timeout_s: float) -> dict[str, Any]:
-    never_sent = isinstance(error, (ClientConnectorError, ConnectionTimeoutError))
+    never_sent = isinstance(error, _NEVER_SENT)
     is_late = isinstance(error, TimeoutError) and not never_sent
-    what = f"no answer within {timeout_s:g} s" if is_late else f"the connection failed: {error}"
-    return {"error": what, "is_in_doubt": not never_sent}
+    why = str(error) or repr(error)
+    what = f"no answer within {timeout_s:g} s" if is_late else f"the connection failed: {why}"
+    return {"error": _LOGIN.sub("", what), "is_in_doubt": not never_sent}
 
 
 async def _main() -> None:

@@ -118,6 +118,12 @@ class Endpoint:
                 f"synthesize.teachers.{self._name}: {where} says that its quota is used up: what "
                 "was answered is kept; mend this, and go on with --resume"
             )
+        if 300 <= status < 400:
+            raise ConfigurationError(
+                f"synthesize.teachers.{self._name}: {where} answers {status} and names another "
+                f"address ({found['headers'].get('location', 'none')}), where neither key nor "
+                "prompts are sent: correct base_url"
+            )
         if status != 403:  # which some services give to what they do not want to read
             refuse_status(self._name, where, status, body, self._key_variable)
         if status in OVERLOADED:

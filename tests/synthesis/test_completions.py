@@ -248,7 +248,7 @@ async def test_what_may_pass_is_tried_again(tmp_path, status):
     assert f"status {status}: busy" in str(error)
 
 
-@pytest.mark.parametrize("status", [204, 301, 400, 402, 403, 405, 413, 422, 501, 505])
+@pytest.mark.parametrize("status", [204, 400, 402, 403, 405, 413, 422, 501, 505])
 async def test_what_is_the_requests_own_fault_is_not_tried_again(tmp_path, status):
     error = await refusal(tmp_path, status, "too long " * 100)
     assert isinstance(error, RequestFailed)
@@ -261,6 +261,7 @@ async def test_what_is_the_requests_own_fault_is_not_tried_again(tmp_path, statu
     [
         (401, ["answers 401", "THE_KEY", "set another one"]),
         (404, ["answers 404", "correct model or base_url", "no such model"]),
+        (308, ["answers 308", "another address (none)", "correct base_url"]),
     ],
 )
 async def test_what_no_request_will_mend_ends_the_phase(tmp_path, status, parts):
@@ -270,9 +271,14 @@ async def test_what_no_request_will_mend_ends_the_phase(tmp_path, status, parts)
         assert part in str(error)
 
 
-async def test_a_quota_that_is_used_up_ends_the_phase_with_what_it_has(tmp_path):
-    body = json.dumps({"error": {"code": "insufficient_quota", "message": "check your plan"}})
-    error = await refusal(tmp_path, 429, body)
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (429, {"code": "insufficient_quota", "message": "check your plan"}),
+    ],
+)
+async def test_a_quota_that_is_used_up_ends_the_phase_with_what_it_has(tmp_path, status, error):
+    error = await refusal(tmp_path, status, json.dumps({"error": error}))
     assert isinstance(error, InfrastructureError)
     assert "--resume" in str(error)
 
