@@ -21,8 +21,9 @@ from collections.abc import Mapping
 from contextlib import suppress
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 from urllib.request import getproxies, proxy_bypass
+from uuid import uuid4
 
 from aiohttp import (
     ClientConnectorError,
@@ -46,13 +47,10 @@ _NEVER_SENT = (ClientConnectorError, ClientHttpProxyError, ConnectionTimeoutErro
 _LOGIN = re.compile(r"[^\s'\"]+@")  # of a proxy, in the address that an error repeats
 
 
-_answers = sys.stdout
-
-
 class Courier:
-    def __init__(self, settings: dict[str, Any]) -> None:
+    def __init__(self, settings: dict[str, Any], answers: asyncio.WriteTransport) -> None:
         self._folder = Path(settings["folder"])
-        self._settings = settings
+        self._settings, self._answers = settings, answers
         self._unwritten: dict[str, str] = {}  # key -> body, not yet in the driver's ledger
         self._tasks: set[asyncio.Task[None]] = set()
         self._to_say: list[str] = []
@@ -105,15 +103,14 @@ class Courier:
     def _write(self) -> None:
         text = "".join(self._to_say)
         self._to_say.clear()
-        with suppress(OSError):  # the driver is gone; what it does not know is left for the next
-            _answers.write(text)
-            _answers.flush()
+        if not self._answers.is_closing():  # else the driver is gone, and the next one is told
+            self._answers.write(text.encode())
 
     def _leave(self) -> None:
         """What the driver did not live to write down."""
         if not self._unwritten:
             return
-        path = self._folder / UNDELIVERED.format(os.getpid())
+        path = self._folder / UNDELIVERED.format(uuid4().hex)
         partial = path.with_suffix(".tmp")
         with partial.open("w", encoding="utf-8") as file:
             for key, body in self._unwritten.items():
@@ -181,18 +178,20 @@ def _unanswered(error: Exception, timeout_s: float) -> dict[str, Any]:
     return {"error": _LOGIN.sub("", what), "is_in_doubt": not never_sent}
 
 
-async def _main() -> None:
+async def _main(answers: TextIO) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):  # the driver ends it, by the end of its input
         loop.add_signal_handler(number, lambda: None)
     lines = asyncio.StreamReader(limit=2**30)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    # Never waits for the driver, which may be stopped itself: deadlines would pass meanwhile.
+    said, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, answers)
     settings = json.loads(await lines.readline())
     with (Path(settings["folder"]) / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)  # until this process ends
-        await Courier(settings).run(lines)
+        await Courier(settings, said).run(lines)
 
 
 if __name__ == "__main__":
-    sys.stdout = sys.stderr  # of whatever libraries have to say
-    asyncio.run(_main())
+    ours, sys.stdout = sys.stdout, sys.stderr  # the second for what libraries have to say
+    asyncio.run(_main(ours))

@@ -49,14 +49,16 @@ class Couriers:
         found = self._waiting[number] = asyncio.get_running_loop().create_future()
         try:
             self._tell({"id": number, "key": key, "body": body, "timeout_s": timeout_s})
-            # The courier keeps the deadline; it may be frozen itself.
-            async with asyncio.timeout(timeout_s + _LATE_S):
-                return await found
-        except TimeoutError:
+            # The courier keeps the deadline, and may be frozen itself. In two parts: a driver that
+            # was stopped finds the first one over, with what was answered meanwhile still unread.
+            for part_s in (timeout_s, _LATE_S):
+                await asyncio.wait((found,), timeout=part_s)
+                if found.done():
+                    return found.result()
             raise TryFailed(
                 f"the process that carried it said nothing within {timeout_s + _LATE_S:g} s",
                 is_in_doubt=True,
-            ) from None
+            )
         finally:
             self._waiting.pop(number, None)
 
@@ -94,8 +96,10 @@ class Couriers:
             start_new_session=True,
             limit=_LIMIT_BYTES,
         )
-        self._tell(self._settings)
+        assert process.stdin is not None
         assert process.stdout is not None
+        # First of all: what is still to be told is of the one before.
+        process.stdin.write(json.dumps(self._settings).encode() + b"\n")
         try:
             async with asyncio.timeout(_START_S):
                 is_ready = await process.stdout.readline()

@@ -1,8 +1,11 @@
-"""How the courier reaches a service."""
+"""How the courier reaches a service, and what it does while its driver is stopped."""
 
 import asyncio
+import json
 import os
 import ssl
+import sys
+import time
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +16,9 @@ from openai import AsyncOpenAI
 from synthesis_samples import sample_request
 
 from judging.errors import ConfigurationError
+from synthesis import couriers
 from synthesis.courier import Courier, connect, proxy_of
+from synthesis.couriers import Couriers, undelivered
 from synthesis.endpoint import Endpoint
 from synthesis.settings import Teacher
 
@@ -51,7 +56,7 @@ def settings_of(base_url, folder=Path("nowhere"), **changes):
 
 async def carried(settings):
     """What comes of one request."""
-    courier, said = Courier(settings), []
+    courier, said = Courier(settings, None), []
     courier._url, courier._session = connect(settings)
     courier._say = said.append
     async with courier._session:
@@ -168,3 +173,84 @@ async def test_neither_prompt_nor_key_goes_where_a_service_redirects_to(tmp_path
                 await asyncio.wait_for(service.answer(sample_request()), 30)
             await service.close()
     assert asked == []
+
+
+# ---- drivers that are stopped, and couriers that come after others -------------------------------
+
+
+async def test_a_driver_that_was_stopped_finds_what_came_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr(couriers, "_LATE_S", 1.0)
+
+    async def answer(request):
+        return ANSWERED % (2, b"{}")
+
+    async with serving(answer) as port:
+        url = f"http://127.0.0.1:{port}/v1"
+        carrying = Couriers(settings_of(url, tmp_path))
+        await asyncio.wait_for(carrying.post("first", {}, 10.0), 30)
+        said = carrying._process._transport.get_pipe_transport(1)
+        said.pause_reading()
+        second = asyncio.create_task(carrying.post("second", {}, 0.5))
+        await asyncio.sleep(0.3)  # until it is answered
+        said.resume_reading()
+        time.sleep(2.0)  # as SIGSTOP does to it
+        assert (await asyncio.wait_for(second, 10))["status"] == 200
+        await carrying.close()
+
+
+async def test_deadlines_do_not_pass_while_the_driver_does_not_read(tmp_path):
+    large = b"x" * 1_000_000  # more than a pipe holds
+
+    async def answer(request):
+        is_late = b'"late"' in request
+        await asyncio.sleep(1.0 if is_late else 0.0)
+        return ANSWERED % (len(large), large)
+
+    async with serving(answer) as port:
+        courier = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "synthesis.courier"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            limit=1000,  # so that little is read ahead
+        )
+        told = [settings_of(f"http://127.0.0.1:{port}/v1", tmp_path)]
+        told += [
+            {"id": number, "key": f"{number}", "body": {"is": when}, "timeout_s": 3.0}
+            for number, when in enumerate(["soon", "late"])
+        ]
+        courier.stdin.write(b"".join(json.dumps(each).encode() + b"\n" for each in told))
+        await asyncio.sleep(8.0)  # it starts, gets both, and is not heard
+        courier.stdin.close()
+        lines = (await asyncio.wait_for(courier.stdout.read(), 20)).splitlines()
+        await courier.wait()
+    found = {row["key"] for _, entries in undelivered(tmp_path) for row in entries}
+    assert found == {"0", "1"}, lines[-1][:100]
+
+
+async def test_a_courier_is_told_its_settings_first(tmp_path, monkeypatch):
+    async def answer(request):
+        return ANSWERED % (2, b"{}")
+
+    async with serving(answer) as port:
+        carrying = Couriers(settings_of(f"http://127.0.0.1:{port}/v1", tmp_path))
+        start = asyncio.create_subprocess_exec
+
+        async def started(*arguments, **options):
+            process = await start(*arguments, **options)
+            carrying.written("an answer of the courier that died")
+            return process
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+        found = await asyncio.wait_for(carrying.post("key", {}, 10.0), 30)
+        assert found["status"] == 200
+        await carrying.close()
+
+
+def test_no_courier_writes_over_what_another_left(tmp_path):
+    """Processes of two containers may have the same number."""
+    for key in ("first", "second"):
+        courier = Courier(settings_of(None, tmp_path), None)
+        courier._unwritten[key] = "{}"
+        courier._leave()
+    assert {row["key"] for _, rows in undelivered(tmp_path) for row in rows} == {"first", "second"}
