@@ -113,10 +113,10 @@ class Endpoint:
         status, body = found["status"], found["body"]
         what = f"status {status}: {body[:_SHOWN_CHARS]}"
         where = self._settings.base_url or "the OpenAI API"
-        if "insufficient_quota" in body:
+        if status == 402 or "insufficient_quota" in body:
             raise InfrastructureError(
-                f"synthesize.teachers.{self._name}: {where} says that its quota is used up: what "
-                "was answered is kept; mend this, and go on with --resume"
+                f"synthesize.teachers.{self._name}: {where} says that its quota is used up "
+                f"({what}): what was answered is kept; mend this, and go on with --resume"
             )
         if 300 <= status < 400:
             raise ConfigurationError(

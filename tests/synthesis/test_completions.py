@@ -248,7 +248,7 @@ async def test_what_may_pass_is_tried_again(tmp_path, status):
     assert f"status {status}: busy" in str(error)
 
 
-@pytest.mark.parametrize("status", [204, 400, 402, 403, 405, 413, 422, 501, 505])
+@pytest.mark.parametrize("status", [204, 400, 403, 405, 413, 422, 501, 505])
 async def test_what_is_the_requests_own_fault_is_not_tried_again(tmp_path, status):
     error = await refusal(tmp_path, status, "too long " * 100)
     assert isinstance(error, RequestFailed)
@@ -275,6 +275,7 @@ async def test_what_no_request_will_mend_ends_the_phase(tmp_path, status, parts)
     ("status", "error"),
     [
         (429, {"code": "insufficient_quota", "message": "check your plan"}),
+        (402, {"message": "Insufficient Balance"}),
     ],
 )
 async def test_a_quota_that_is_used_up_ends_the_phase_with_what_it_has(tmp_path, status, error):
