@@ -251,17 +251,17 @@ async def _services(
 
 async def _take_up(folder: Path, askers: Mapping[str, Asker], say: Callable[[str], object]) -> None:
     """What teachers answered to a driver that did not live to write it down."""
+    services = {name: asker.service for name, asker in askers.items()}
+    endpoints = {name: each for name, each in services.items() if isinstance(each, Endpoint)}
     for path, entries in undelivered(folder):
-        if unknown := {entry["teacher"] for entry in entries} - askers.keys():
+        if unknown := {entry["teacher"] for entry in entries} - endpoints.keys():
             names = ", ".join(sorted(unknown))
-            say(f"{path}: answers of {names}, which no pass names now: left until one does")
+            say(f"{path}: answers of {names}, which no pass asks so now: left until one does")
             continue
         for entry in entries:
-            asker = askers[entry["teacher"]]
-            if isinstance(asker.service, Endpoint):
-                answer = asker.service.read(entry["body"])
-                if answer is not None:
-                    await asker.take_up(entry["key"], answer)
+            answer = endpoints[entry["teacher"]].read(entry["body"])
+            if answer is not None:
+                await askers[entry["teacher"]].take_up(entry["key"], answer)
         path.unlink()
 
 

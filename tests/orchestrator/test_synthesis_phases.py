@@ -1,6 +1,8 @@
 """What other phases take of a synthesis, and what is planned of it."""
 
 import asyncio
+import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +15,7 @@ from orchestrator.config_loading import config_from_tree
 from orchestrator.material import synthesized_pairs
 from orchestrator.rundir import RunDirectory
 from orchestrator.synthesis_plan import load_pass_template
+from orchestrator.synthesize import _take_up
 from synthesis.dataset import DatasetFacts, write_dataset
 from synthesis.ledger import Ledger
 from synthesis.records import Answer, Attempt, Outcome
@@ -94,3 +97,15 @@ def test_each_pass_has_the_judges_template_its_own_or_the_one_that_tells(tmp_pat
     assert "no good" in text
     with pytest.raises(ConfigurationError, match="nothing"):
         load_pass_template(config, Pass(teacher="own", template="nothing"))
+
+
+async def test_paid_answers_of_a_teacher_that_is_asked_otherwise_now_are_left(tmp_path):
+    path = tmp_path / "undelivered-1.jsonl"
+    path.write_text(json.dumps({"teacher": "strong", "key": "key", "body": "{}"}) + "\n")
+    told = []
+    for askers in ({}, {"strong": SimpleNamespace(service="of batches")}):
+        await _take_up(tmp_path, askers, told.append)
+    assert path.exists()
+    assert (
+        told == [f"{path}: answers of strong, which no pass asks so now: left until one does"] * 2
+    )
