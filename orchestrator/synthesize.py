@@ -140,6 +140,8 @@ async def _synthesize(
         if settings.cache is not None:
             cache = stack.enter_context(Ledger(Path(settings.cache) / CACHE, is_shared=True))
             cache.check_templates(_versions(templates))
+        if reopened := ledger.reopen_unanswered():
+            telemetry.say(f"pairs whose teachers did not answer, asked about again: {reopened:,}")
         tally = Tally.of(ledger.outcomes())
         async with _askers(parts, folder, settings, ledger, cache) as askers:
             await check_all(list(askers.values()), CHECK_S)

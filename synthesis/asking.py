@@ -12,7 +12,7 @@ from judging.errors import ConfigurationError, GavelError, InfrastructureError
 from synthesis.budget import Budget, cost_nusd, most_usage
 from synthesis.ledger import Ledger
 from synthesis.pacing import Pace, backoff_s
-from synthesis.records import Answer, RequestFailed, TeacherRequest
+from synthesis.records import Answer, RequestFailed, TeacherRequest, Unanswered
 from synthesis.settings import Price, Teacher
 
 OUTAGE = 10  # requests in a row of which none was answered in any try
@@ -162,7 +162,7 @@ class Asker:
         """The answer, an earlier one if there is one.
 
         Raises:
-            RequestFailed: the teacher does not answer it.
+            RequestFailed: the teacher does not answer it; Unanswered: it may do another time.
             Spent: the budget is used up.
         """
         # Two pairs may come to the same request, e.g. one with the answers of the other swapped.
@@ -207,7 +207,7 @@ class Asker:
         self._unanswered_in_a_row += 1
         last = f"in {len(failures)} tries each (max_tries); the last: {failures[-1]}"
         if self._unanswered_in_a_row < OUTAGE:
-            return RequestFailed(f"teacher {self.name} did not answer {last}")
+            return Unanswered(f"teacher {self.name} did not answer {last}")
         return InfrastructureError(
             f"synthesize.teachers.{self.name} did not answer {OUTAGE} requests in a row, {last}: "
             "what was answered is kept; go on with --resume when it is back"

@@ -145,7 +145,7 @@ def connect(settings: Mapping[str, Any]) -> tuple[str, ClientSession]:
         proxy=proxy_of(client.base_url) if settings["trust_env"] else None,
         timeout=ClientTimeout(total=None, sock_connect=_CONNECT_S),
     )
-    return f"{client.base_url}chat/completions", session
+    return f"{str(client.base_url).rstrip('/')}/chat/completions", session
 
 
 def proxy_of(url: URL) -> str | None:

@@ -236,7 +236,7 @@ def refuse_status(name: str, where: str, status: int, text: str, key_variable: s
     if status == 404:
         raise ConfigurationError(
             f"synthesize.teachers.{name}: {where} answers 404: {text[:_SHOWN_CHARS]}: correct "
-            "model or base_url"
+            "model or base_url, which most often ends in /v1"
         )
 
 

@@ -229,6 +229,17 @@ class Ledger:
         row = (outcome.pair_uid, outcome.source, outcome.state, attempts)
         await self._write("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?, ?)", row)
 
+    def reopen_unanswered(self) -> int:
+        """Takes back the outcomes, not kept, of pairs of which a request went unanswered; how many.
+        For a phase that did not come to its end: the service may be back."""
+        statement = """DELETE FROM outcomes WHERE state != 'kept'
+            AND attempts LIKE '%"is_unanswered": true%'"""
+        try:
+            with self._lock:
+                return self._connection.execute(statement).rowcount
+        except sqlite3.Error as error:
+            raise self._told(error) from error
+
     def decided(self) -> set[str]:
         """The uids of the pairs with an outcome."""
         return {uid for (uid,) in self._read("SELECT pair_uid FROM outcomes")}

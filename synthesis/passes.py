@@ -25,6 +25,7 @@ from synthesis.records import (
     Spent,
     State,
     TeacherRequest,
+    Unanswered,
     request_key,
 )
 from synthesis.settings import Pass, SynthesizeSettings
@@ -173,7 +174,8 @@ class Synthesis:
             answer = await asker.ask(request)
         except RequestFailed as error:
             await asker.probation.assess(is_nonsense=True, error=str(error))
-            return Written(replace(attempt, error=str(error)))
+            is_unanswered = isinstance(error, Unanswered)
+            return Written(replace(attempt, error=str(error), is_unanswered=is_unanswered))
         trace, rejections = verify_trace(
             shown,
             answer.text,

@@ -54,6 +54,10 @@ class RequestFailed(GavelError):
     """A request that this teacher does not answer, however often it is asked; others may do."""
 
 
+class Unanswered(RequestFailed):
+    """One that went wrong in all tries; it may be answered another time."""
+
+
 class Spent(GavelError):
     """No further request may be sent: `max_cost_usd` or `max_requests` is used up."""
 
@@ -73,6 +77,7 @@ class Attempt:
     rejections: tuple[str, ...] = ()  # none: it may be imitated
     is_kept: bool = False
     error: str | None = None  # why there is no answer
+    is_unanswered: bool = False  # it may be answered another time
 
 
 @dataclass(frozen=True, slots=True)

@@ -327,6 +327,14 @@ async def test_address_and_headers_are_those_of_the_openai_client(monkeypatch):
         assert "OpenAI-Project" not in session.headers
 
 
+@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])
+async def test_host_and_path_stay_apart(end):
+    settings = {"base_url": f"http://127.0.0.1:8123{end}", "api_key_env": None, "trust_env": False}
+    url, session = connect(settings)
+    await session.close()
+    assert url == f"http://127.0.0.1:8123{end.rstrip('/')}/chat/completions"
+
+
 @pytest.mark.parametrize(
     ("variables", "expected"),
     [

@@ -16,7 +16,7 @@ from synthesis_samples import (
     sample_pair,
 )
 
-from judging.errors import ConfigurationError
+from judging.errors import ConfigurationError, InfrastructureError
 from judging.presentation import balanced_order
 from judging.prompts import load_template
 from judging.records import PreferencePair, Presentation, pair_uid
@@ -250,6 +250,39 @@ async def test_errors_of_one_teacher_do_not_lose_the_answers_of_others(ledger, c
     await clock.run(work.run(PAIRS))
     assert Counter(states(ledger).values()) == {"kept": 6, "rejected": 6}
     assert {len(ledger.outcome(pair.uid).attempts) for pair in PAIRS[::2]} == {2}
+
+
+async def test_an_outage_costs_no_pair_when_the_phase_is_begun_anew(ledger, clock):
+    """Those that were given up before it was known for an outage are asked about again."""
+    weak = says(lambda request, gold: judgment(gold if number_of(request) % 2 else other(gold)))
+    is_back = False
+
+    def strong(request, number):
+        return sample_answer(judgment(request.verdict)) if is_back else TryFailed("refused")
+
+    services = {"weak": weak, "strong": FakeService(strong)}
+    more = [sample_pair(number) for number in range(60)]
+    work = synthesis(ledger, clock, services, Pass(teacher="weak"), TOLD)
+    with pytest.raises(InfrastructureError, match="did not answer 10 requests in a row"):
+        await clock.run(work.run(more))
+    before = states(ledger)
+    assert "rejected" in before.values()  # one answer was wrong, the second never came
+
+    is_back = True
+    reopened = ledger.reopen_unanswered()
+    assert reopened == Counter(before.values())["rejected"]
+    assert set(states(ledger).values()) == {"kept"}
+    await clock.run(synthesis(ledger, clock, services, Pass(teacher="weak"), TOLD).run(more))
+    assert Counter(states(ledger).values()) == {"kept": 60}
+    assert len(weak.asked) == len(set(weak.asked)) == 60
+    assert ledger.reopen_unanswered() == 0
+
+
+async def test_what_a_teacher_refused_stays_decided(ledger, clock):
+    service = says(lambda request, gold: RequestFailed('status 400: "is_unanswered": true'))
+    await clock.run(synthesis(ledger, clock, {"strong": service}, ONE).run(PAIRS))
+    assert ledger.reopen_unanswered() == 0
+    assert len(states(ledger)) == len(PAIRS)
 
 
 async def test_nonsense_ends_the_phase_and_decides_nothing(ledger, clock):
