@@ -243,7 +243,9 @@ def value(name: str, number: float) -> str:
     unit = metric(name).unit
     if unit == "share":
         return share(number)
-    return f"{number:+.3f}" if unit == "score" else f"{number:.4g}"
+    if unit == "score":
+        return f"{number:+.3f}"
+    return f"{number:,.0f}" if number.is_integer() else f"{number:.4g}"
 
 
 def share(number: float | None) -> str:

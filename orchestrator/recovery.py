@@ -32,7 +32,7 @@ async def go_to(run: Run) -> None:
     run.steps, run.trained = position.steps, position.trained
     if position.before:
         run.checkpoint = str(run.directory.place(position.before.path))
-    if position.phase or position.step:
+    if position.phase > run.config.phases_ahead or position.step:
         run.telemetry.say(
             f"taking the run up in phase {position.phase + 1}, after step {position.step}"
         )

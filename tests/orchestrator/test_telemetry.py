@@ -20,11 +20,25 @@ from orchestrator.console import (
     errors_with_place,
     printable,
     trimmed,
+    value,
 )
 from orchestrator.metrics import METRICS, SPANS
 from orchestrator.rundir import RunDirectory
 from orchestrator.telemetry import StepTimer, Telemetry
 from orchestrator.vitals import Vitals
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "shown"),
+    [
+        ("synthesis/input_tokens", 18010.0, "18,010"),
+        ("loss", 0.012345, "0.01235"),
+        ("tokens_per_s", 3276.44, "3276"),
+        ("reward/mean", 1.0, "+1.000"),
+    ],
+)
+def test_counts_are_shown_whole(name, number, shown):
+    assert value(name, number) == shown
 
 
 class Clock:
