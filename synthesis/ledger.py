@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from judging.errors import ConfigurationError, DataError, InfrastructureError
-from synthesis.records import Answer, Attempt, Outcome, Usage
+from synthesis.records import Answer, Attempt, Outcome, State, Usage
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -64,6 +64,21 @@ CREATE TABLE IF NOT EXISTS outcomes (
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, version TEXT NOT NULL);
 """
+
+_UNDECIDED = (
+    "FROM requests WHERE text IS NOT NULL AND key NOT IN "
+    "(SELECT json_extract(value, '$.key') FROM outcomes, json_each(outcomes.attempts))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """An answer of which no pair's outcome knows."""
+
+    teacher: str
+    model: str
+    text: str
+    is_from_cache: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,22 +261,22 @@ class Ledger:
 
     def outcomes(self) -> Iterator[Outcome]:
         """All of them, by uid."""
-        for uid, source, state, attempts in self._read("SELECT * FROM outcomes ORDER BY pair_uid"):
-            found = (
-                Attempt(**row | {"rejections": tuple(row["rejections"])})
-                for row in json.loads(attempts)
-            )
-            yield Outcome(uid, source, state, tuple(found))
+        return map(_outcome, self._read("SELECT * FROM outcomes ORDER BY pair_uid"))
 
     def outcome(self, pair_uid: str) -> Outcome | None:
         rows = list(self._read("SELECT * FROM outcomes WHERE pair_uid = ?", (pair_uid,)))
-        for uid, source, state, attempts in rows:
-            found = (
-                Attempt(**row | {"rejections": tuple(row["rejections"])})
-                for row in json.loads(attempts)
-            )
-            return Outcome(uid, source, state, tuple(found))
-        return None
+        return _outcome(rows[0]) if rows else None
+
+    def undecided(self) -> Iterator[Undecided]:
+        """The answers that belong to no outcome, the earliest first."""
+        statement = f"SELECT teacher, model, text, is_from_cache {_UNDECIDED} ORDER BY at_s, key"
+        return (Undecided(*row) for row in self._read(statement))
+
+    def undecided_counts(self) -> tuple[int, int]:
+        """How many of these were paid for, and how many came from the cache."""
+        statement = f"SELECT COUNT(*), COALESCE(SUM(is_from_cache), 0) {_UNDECIDED}"
+        ((count, from_cache),) = self._read(statement)
+        return count - from_cache, from_cache
 
     def text_of(self, key: str) -> str:
         """Of a request that was answered."""
@@ -366,6 +381,14 @@ def _find(connection: sqlite3.Connection, key: str) -> Answer | None:
         return None
     text, is_truncated, *tokens, is_estimate = row
     return Answer(text, bool(is_truncated), Usage(*tokens), bool(is_estimate))
+
+
+def _outcome(row: tuple[str, str, State, str]) -> Outcome:
+    uid, source, state, attempts = row
+    found = (
+        Attempt(**each | {"rejections": tuple(each["rejections"])}) for each in json.loads(attempts)
+    )
+    return Outcome(uid, source, state, tuple(found))
 
 
 def _resolve(waiting: list[asyncio.Future[Any]], results: list[Any]) -> None:

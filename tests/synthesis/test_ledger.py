@@ -48,6 +48,21 @@ def spent(ledger):
     return found
 
 
+async def test_answers_that_belong_to_no_outcome_are_told(path):
+    with Ledger(path) as ledger:
+        assert (list(ledger.undecided()), ledger.undecided_counts()) == ([], (0, 0))
+        for number in range(4):
+            text = sample_answer(f"text {number}")
+            await answered(ledger, f"key {number}", text, is_from_cache=number == 3)
+        await ledger.begin("not answered", "strong", "m")
+        attempts = tuple(Attempt("chosen_first", n, 0, "strong", f"key {n}") for n in (0, 2))
+        await ledger.decide(sample_outcome("pair", attempts=attempts))
+        await ledger.decide(sample_outcome("other", "unasked"))
+        found = [(each.text, each.is_from_cache) for each in ledger.undecided()]
+        assert found == [("text 1", 0), ("text 3", 1)]
+        assert ledger.undecided_counts() == (1, 1)
+
+
 async def test_an_answer_is_found_again_as_it_was(path):
     answer = sample_answer("käse \0 🦜\n", (7, 9), is_truncated=True, usage_is_estimate=True)
     with Ledger(path) as ledger:
