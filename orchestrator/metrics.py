@@ -128,7 +128,7 @@ _EVALUATION_METRICS = (
 )
 
 _SYNTHESIS_METRICS = (
-    Metric("synthesis/pairs", "pairs", "pairs of which it is decided what came of them"),
+    Metric("synthesis/pairs", "pairs", "pairs that were asked about, and are decided"),
     Metric("synthesis/kept", "share", "of these, with a trace that is kept"),
     Metric("synthesis/rejected", "pairs", "of these, without one in any pass"),
     Metric("synthesis/failed", "pairs", "of these, that no teacher answered"),

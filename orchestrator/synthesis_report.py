@@ -3,42 +3,61 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from evaluation.page import COLOURS, INK, Chart, new_figure, svg
 from judging.display import printable
+from synthesis.spending import teacher_table
 
 SUMMARY = "summary.json"
 _ROOM = 0.3  # for words in a bar
 
 
-def synthesis_table(summary: Mapping[str, Any]) -> Table:
+def synthesis_tables(summary: Mapping[str, Any]) -> Group:
     """Keep rates by source and pass, then reasons, then what teachers were paid."""
-    table = Table(box=None, pad_edge=False)
-    for name in ("synthesized", "asked", "kept", "rate"):
-        table.add_column(
-            name, justify="left" if name == "synthesized" else "right", overflow="fold"
-        )
+    return Group(_pairs_table(summary), "", _teachers_table(summary["teachers"]))
+
+
+def _pairs_table(summary: Mapping[str, Any]) -> Table:
+    table = _table("synthesized", "asked", "kept", "rate")
     for row in summary["passes"]:
         name = f"{row['source'] or '(no source)'}, pass {row['pass']}"
         numbers = (f"{row['asked']:,}", f"{row['kept']:,}", f"{row['keep_rate']:.1%}")
         table.add_row(Text(printable(name)), *numbers)
-    pairs, kept = summary["pairs"], summary["kept"]
-    table.add_row("all", f"{pairs:,}", f"{kept:,}", f"{kept / pairs:.1%}" if pairs else "")
-    for why, count in summary["rejections"].items():
-        table.add_row(f"answers rejected: {why}", f"{count:,}", "", "")
-    for state in ("failed", "unasked"):
-        if summary[state]:
-            table.add_row(f"pairs {state}", f"{summary[state]:,}", "", "")
-    for each in summary["teachers"]:
-        name = f"{each['teacher']} ({each['model']}): answers, USD"
-        table.add_row(Text(printable(name)), f"{each['answers']:,}", f"{each['cost_usd']:.4f}", "")
+    asked, kept = summary["asked"], summary["kept"]
+    table.add_row("all", f"{asked:,}", f"{kept:,}", f"{kept / asked:.1%}" if asked else "")
+    rows = {
+        **{f"answers rejected: {why}": count for why, count in summary["rejections"].items()},
+        "pairs failed": summary["failed"],
+        "pairs unasked, or not to their end": summary["unasked"],
+        "answers paid for whose pairs are not decided": summary["undecided_answers"],
+    }
+    for name, count in rows.items():
+        if count:
+            table.add_row(name, f"{count:,}", "", "")
+    return table
+
+
+def _teachers_table(teachers: Sequence[Mapping[str, Any]]) -> Table:
+    names, rows = teacher_table(teachers)
+    table = _table(*names)
+    for row in rows:
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    return table
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        is_text = name in ("synthesized", "teacher", "model")
+        table.add_column(name, justify="left" if is_text else "right", overflow="fold")
     return table
 
 

@@ -13,7 +13,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from orchestrator.rundir import RunDirectory
 from orchestrator.stopping import StopRequest
 from orchestrator.synthesis_engines import engine_service, policy_scorer, policy_service
 from orchestrator.synthesis_plan import load_pass_template
-from orchestrator.synthesis_report import SUMMARY, synthesis_table
+from orchestrator.synthesis_report import SUMMARY, synthesis_tables
 from orchestrator.synthesis_rules import SERVICES, key_variable
 from orchestrator.telemetry import Telemetry
 from orchestrator.versions import versions
@@ -42,10 +42,11 @@ from synthesis.couriers import undelivered, wait_for_others
 from synthesis.dataset import DatasetFacts, write_dataset
 from synthesis.endpoint import Endpoint
 from synthesis.functions import FunctionService
-from synthesis.ledger import NUSD, Ledger
+from synthesis.ledger import Ledger
 from synthesis.passes import Scorer, Synthesis
 from synthesis.records import Outcome
-from synthesis.settings import SynthesizeSettings, Teacher
+from synthesis.settings import Price, SynthesizeSettings, Teacher
+from synthesis.spending import spending_tree
 from synthesis.tally import Tally
 
 CHECK_S = 120.0  # until all services have said that they can be asked
@@ -146,7 +147,7 @@ async def _synthesize(
         async with _askers(parts, folder, settings, ledger, cache) as askers:
             await check_all(list(askers.values()), CHECK_S)
             await _take_up(folder, askers, telemetry.say)
-            done = tally.pairs
+            done = tally.asked
             stack.enter_context(telemetry.phase("synthesize", index, len(pairs), done=done))
             work = Synthesis(
                 settings,
@@ -156,7 +157,7 @@ async def _synthesize(
                 seed=config.run.seed,
                 strict_tail=config.judge.strict_tail,
                 scorer=_scorer(parts, settings),
-                show=_Progress(telemetry, parts.journal, ledger, tally),
+                show=_Progress(telemetry, parts.journal, ledger, tally, settings.prices),
                 between=parts.stop.check,
             )
             await parts.stop.while_waited_for(work.run(pairs))
@@ -167,7 +168,8 @@ async def _synthesize(
             load_template(config.judge.template),
             facts,
         )
-        _conclude(parts, folder, tally, ledger, work.spent, count)
+        ending = {"traces": count, "ended_early": work.spent}
+        _conclude(parts, folder, tally, ledger, settings.prices, ending)
     parts.journal.event("synthesized", phase=index, traces=count, sha256=digest)
     parts.journal.end_phase(index, weight_version)
 
@@ -277,34 +279,40 @@ class _Progress:
     """Shows and measures, every so often."""
 
     def __init__(
-        self, telemetry: Telemetry, journal: RunJournal, ledger: Ledger, tally: Tally
+        self,
+        telemetry: Telemetry,
+        journal: RunJournal,
+        ledger: Ledger,
+        tally: Tally,
+        prices: Mapping[str, Price] | None,
     ) -> None:
         self._telemetry, self._journal = telemetry, journal
-        self._ledger, self._tally = ledger, tally
+        self._ledger, self._tally, self._prices = ledger, tally, prices
         self._next_s = float("-inf")
 
     def __call__(self, outcome: Outcome) -> None:
         self._tally.add(outcome)
         if (began_s := time.monotonic()) < self._next_s:
             return
-        metrics = measured(self._tally, self._ledger)
-        self._telemetry.synthesis(self._tally.pairs, metrics)
-        self._journal.note_progress(self._tally.pairs, metrics)
+        metrics = measured(self._tally, self._ledger, self._prices)
+        self._telemetry.synthesis(self._tally.asked, metrics)
+        self._journal.note_progress(self._tally.asked, metrics)
         # Summing up a large ledger takes long, and nothing is asked meanwhile.
         took_s = time.monotonic() - began_s
         self._next_s = began_s + max(_SHOWN_EVERY_S, took_s / _SHOWN_SHARE)
 
 
-def measured(tally: Tally, ledger: Ledger) -> dict[str, float]:
-    """What has come of the pairs and what was spent, as metrics."""
+def measured(tally: Tally, ledger: Ledger, prices: Mapping[str, Price] | None) -> dict[str, float]:
+    """What has come of the pairs and what was spent, as metrics; no costs where none are known."""
     spending = ledger.spending()
+    cost_usd = spending_tree(spending, prices)["cost_usd"]
     return {
         **tally.metrics(),
         "synthesis/requests": sum(each.tries for each in spending),
         "synthesis/answers": sum(each.answers for each in spending),
         "synthesis/input_tokens": sum(each.input_tokens for each in spending),
         "synthesis/output_tokens": sum(each.output_tokens for each in spending),
-        "synthesis/cost_usd": sum(each.cost_nusd for each in spending) / NUSD,
+        **({} if cost_usd is None else {"synthesis/cost_usd": cost_usd}),
     }
 
 
@@ -331,25 +339,30 @@ def _facts(
         told=[each.tells_verdict for each in settings.passes],
         versions=versions(),
         spent=spent,
+        prices=settings.prices,
     )
 
 
 def _conclude(
-    parts: Parts, folder: Path, tally: Tally, ledger: Ledger, spent: str | None, count: int
+    parts: Parts,
+    folder: Path,
+    tally: Tally,
+    ledger: Ledger,
+    prices: Mapping[str, Price] | None,
+    ending: Mapping[str, Any],
 ) -> None:
     """Says and writes down what came of it."""
-    parts.telemetry.synthesis(tally.pairs, measured(tally, ledger), is_last=True)
-    summary = summary_of(tally, ledger) | {"traces": count, "ended_early": spent}
+    parts.telemetry.synthesis(tally.asked, measured(tally, ledger, prices), is_last=True)
+    summary = {**summary_of(tally, ledger, prices), **ending}
     with atomic_writer(folder / SUMMARY) as file:
         json.dump(summary, file, indent=2)
-    parts.telemetry.show(synthesis_table(summary))
-    if spent:
-        parts.telemetry.say(f"synthesis ended early: {spent}")
+    parts.telemetry.show(synthesis_tables(summary))
+    if why := ending["ended_early"]:
+        parts.telemetry.say(f"synthesis ended early: {why}")
 
 
-def summary_of(tally: Tally, ledger: Ledger) -> dict[str, Any]:
+def summary_of(tally: Tally, ledger: Ledger, prices: Mapping[str, Price] | None) -> dict[str, Any]:
     """What came of the pairs, and what each teacher was paid, as plain values."""
-    spending = ledger.spending()
-    teachers = [asdict(each) | {"cost_usd": each.cost_nusd / NUSD} for each in spending]
-    cost_usd = sum(each.cost_nusd for each in spending) / NUSD
-    return {**tally.tree(), "cost_usd": cost_usd, "teachers": teachers}
+    paid, _ = ledger.undecided_counts()
+    spent = spending_tree(ledger.spending(), prices)
+    return {**tally.tree(), "undecided_answers": paid, **spent}

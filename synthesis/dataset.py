@@ -19,8 +19,10 @@ import yaml
 from judging.prompts import PromptTemplate
 from judging.records import Message, Order, PreferencePair, Presentation
 from judging.verification import TraceChecks
-from synthesis.ledger import NUSD, Ledger, Spending
+from synthesis.ledger import Ledger
 from synthesis.records import Attempt, Outcome
+from synthesis.settings import Price
+from synthesis.spending import spending_tree, teacher_table
 from synthesis.tally import Tally
 
 CARD, REJECTED = "README.md", "rejected.jsonl"
@@ -40,6 +42,7 @@ class DatasetFacts:
     told: Sequence[bool]  # of each pass, whether its teacher was shown the verdict
     versions: Mapping[str, str]  # of Gavel and its parts
     spent: str | None  # why it ended before all pairs were asked about
+    prices: Mapping[str, Price] | None = None  # by model; None: costs are not known
 
 
 def traces_file(folder: Path, form: Literal["jsonl", "parquet"]) -> Path:
@@ -77,7 +80,7 @@ def write_dataset(
     _write_jsonl(partial, rejected)
     partial.replace(folder / REJECTED)
     examples = list(islice(_rows(pairs, ledger, template, facts), _EXAMPLES))
-    card = _card(facts, Tally.of(ledger.outcomes()), ledger.spending(), count, path.name, examples)
+    card = _card(facts, ledger, count, path.name, examples)
     (path.parent / CARD).write_text(card, "utf-8")
     return count, _digest(path)
 
@@ -178,12 +181,12 @@ def _digest(path: Path) -> str:
 
 def _card(
     facts: DatasetFacts,
-    tally: Tally,
-    spending: Sequence[Spending],
+    ledger: Ledger,
     count: int,
     file: str,
     examples: Sequence[Mapping[str, Any]],
 ) -> str:
+    tally, spent = Tally.of(ledger.outcomes()), spending_tree(ledger.spending(), facts.prices)
     header = {
         "configs": [{"config_name": "default", "data_files": file}],
         "task_categories": ["text-generation"],
@@ -193,21 +196,23 @@ def _card(
         f"---\n{yaml.safe_dump(header, sort_keys=False)}---",
         f"# {facts.name}: judgments to distil from",
         f"{count:,} reasoning traces that rule on preference pairs, written by teachers and "
-        f"verified by Gavel, from {tally.pairs:,} pairs. Each row holds the judge's prompt and "
+        f"verified by Gavel, from {tally.asked:,} pairs. Each row holds the judge's prompt and "
         "the trace (`messages`), and the pair (`chosen`, `rejected`).",
-        _outcomes(tally, facts.spent),
+        _outcomes(tally, facts.spent, ledger.undecided_counts()[0]),
         _pass_table(tally),
         _rejection_table(tally),
         "## How\n\n" + "\n".join(f"- {line}" for line in _how(facts)),
-        _spending_table(spending),
+        _table("Teachers", *teacher_table(spent["teachers"])),
         *(_example(row) for row in examples),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _outcomes(tally: Tally, spent: str | None) -> str:
+def _outcomes(tally: Tally, spent: str | None, undecided: int) -> str:
     rows = [(state, f"{tally.states[state]:,}") for state in tally.states]
     note = f"\n\nIt ended before all pairs were asked about: {spent}." if spent else ""
+    if undecided:
+        note += f"\n\nAnswers paid for whose pairs were not decided: {undecided:,}."
     return _table("Pairs", ("outcome", "pairs"), sorted(rows)) + note
 
 
@@ -222,18 +227,6 @@ def _pass_table(tally: Tally) -> str:
 def _rejection_table(tally: Tally) -> str:
     rows = [(why, f"{number:,}") for why, number in tally.rejections.most_common()]
     return _table("Why answers were rejected", ("reason", "answers"), rows) if rows else ""
-
-
-def _spending_table(spending: Sequence[Spending]) -> str:
-    rows = [
-        (
-            *(each.teacher, each.model, f"{each.answers:,}", f"{each.input_tokens:,}"),
-            *(f"{each.output_tokens:,}", f"{each.cost_nusd / NUSD:.4f}"),
-        )
-        for each in spending
-    ]
-    names = ("teacher", "model", "answers", "input tokens", "output tokens", "USD")
-    return _table("Teachers", names, rows)
 
 
 def _how(facts: DatasetFacts) -> Iterator[str]:

@@ -28,7 +28,7 @@ class Tally:
 
     states: Counter[str] = field(default_factory=Counter)
     rejections: Counter[str] = field(default_factory=Counter)  # of answers; one may have several
-    answers: int = 0
+    answers: int = 0  # that were read
     errors: int = 0  # requests that were not answered
     passes: dict[tuple[str, int], PassCounts] = field(
         default_factory=lambda: defaultdict(PassCounts)
@@ -58,13 +58,19 @@ class Tally:
         return sum(self.states.values())
 
     @property
+    def asked(self) -> int:
+        """Pairs that were asked about until it was known what comes of them."""
+        return self.pairs - self.states["unasked"]
+
+    @property
     def kept_share(self) -> float:
-        return self.states["kept"] / self.pairs if self.pairs else 0.0
+        """Of those."""
+        return self.states["kept"] / self.asked if self.asked else 0.0
 
     def metrics(self) -> dict[str, float]:
         """By names of `orchestrator.metrics`."""
         metrics = {
-            "synthesis/pairs": self.pairs,
+            "synthesis/pairs": self.asked,
             "synthesis/kept": self.kept_share,
             **{f"synthesis/{state}": self.states[state] for state in ("rejected", "failed")},
             **{f"synthesis/rejections/{why}": n for why, n in self.rejections.items()},
@@ -77,8 +83,8 @@ class Tally:
         """Plain values, for JSON."""
         return {
             "pairs": self.pairs,
+            "asked": self.asked,
             **{state: self.states[state] for state in ("kept", "rejected", "failed", "unasked")},
-            "answers": self.answers,
             "unanswered_requests": self.errors,
             "rejections": dict(self.rejections.most_common()),
             "passes": [

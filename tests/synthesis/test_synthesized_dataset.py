@@ -211,7 +211,8 @@ def test_the_card_tells_how_it_was_made_and_its_header_is_yaml(tmp_path):
         "| failed | 1 |",
         "| sums | 1 | 8 | 5 | 62.5% |",
         "| grammar | 1 |",
-        "| weak | m | 7 | 70 | 140 | 0.0105 |",
+        "| teacher | model | answers | from cache | input tokens | output tokens | USD |",
+        "| weak | m | 7 | 0 | 70 | 140 | 0.0105 |",
         "pass 2: teacher strong (M), with the verdict",
         "template corrected: version 2b",
         "grammar=True",
@@ -219,6 +220,30 @@ def test_the_card_tells_how_it_was_made_and_its_header_is_yaml(tmp_path):
         "It ended before all pairs were asked about: synthesize.max_requests (9) are sent.",
     ):
         assert part in body, part
+
+
+def test_the_card_of_what_came_from_the_cache_tells_who_wrote_it_and_of_undecided_answers(tmp_path):
+    async def write():
+        with Ledger(tmp_path / "ledger.sqlite") as ledger:
+            for key, is_from_cache in (("a", True), ("b", True), ("c", False)):
+                answer = sample_answer(judgment("A"), usage_is_estimate=not is_from_cache)
+                await ledger.answered(
+                    key, "weak", "m", answer, cost_nusd=0, is_from_cache=is_from_cache
+                )
+            attempt = Attempt("chosen_first", 1, 0, "weak", "a", is_kept=True)
+            await ledger.decide(Outcome(PAIRS[0].uid, "sums", "kept", (attempt,)))
+            await ledger.decide(Outcome(PAIRS[1].uid, "sums", "unasked"))
+            write_dataset(tmp_path, "jsonl", PAIRS, ledger, TEMPLATE, FACTS)
+
+    asyncio.run(write())
+    card = (tmp_path / "dataset" / "README.md").read_text("utf-8")
+    for part in (
+        "from 1 pairs",
+        "Answers paid for whose pairs were not decided: 1.",
+        "| answers | from cache | input tokens | output tokens | tokens estimated | USD |",
+        "| weak | m | 1 | 2 | 10 | 20 | 1 | no prices |",
+    ):
+        assert part in card, part
 
 
 def test_a_source_or_trace_of_odd_text_does_not_break_the_card(tmp_path):
