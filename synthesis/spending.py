@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,7 +25,7 @@ _IF_ANY = {"in_doubt", "estimated"}
 
 
 def spending_tree(
-    spending: Iterable[Spending], prices: Mapping[str, Price] | None
+    spending: Sequence[Spending], prices: Mapping[str, Price] | None
 ) -> dict[str, Any]:
     """Of all teachers and of each, for JSON; a cost that nobody knows is None."""
     teachers = []
@@ -34,11 +34,12 @@ def spending_tree(
         cost_nusd = tree.pop("cost_nusd")
         is_known = cost_nusd > 0 or price_of(prices, each.model) is not None
         teachers.append(tree | {"cost_usd": cost_nusd / NUSD if is_known else None})
-    known = [tree["cost_usd"] for tree in teachers if tree["cost_usd"] is not None]
+    is_any_known = prices is not None or any(tree["cost_usd"] is not None for tree in teachers)
+    cost_usd = sum(each.cost_nusd for each in spending) / NUSD
     return {
         "answers": sum(tree["answers"] for tree in teachers),
         "from_cache": sum(tree["from_cache"] for tree in teachers),
-        "cost_usd": sum(known) if known or prices is not None else None,
+        "cost_usd": cost_usd if is_any_known else None,
         "teachers": teachers,
     }
 

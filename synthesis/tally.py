@@ -28,7 +28,6 @@ class Tally:
 
     states: Counter[str] = field(default_factory=Counter)
     rejections: Counter[str] = field(default_factory=Counter)  # of answers; one may have several
-    answers: int = 0  # that were read
     errors: int = 0  # requests that were not answered
     passes: dict[tuple[str, int], PassCounts] = field(
         default_factory=lambda: defaultdict(PassCounts)
@@ -44,7 +43,6 @@ class Tally:
     def add(self, outcome: Outcome) -> None:
         self.states[outcome.state] += 1
         for attempt in outcome.attempts:
-            self.answers += attempt.error is None
             self.errors += attempt.error is not None
             self.rejections.update(attempt.rejections)
         last = max((attempt.number for attempt in outcome.attempts), default=0)
