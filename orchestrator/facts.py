@@ -182,19 +182,20 @@ def _shape(config_json: Path) -> ModelShape | None:
         return None
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A model's JSON file; raises ConfigurationError if it is missing or malformed."""
+def read_json(path: Path, key: str = "model.path") -> dict[str, Any]:
+    """A model's JSON file; raises ConfigurationError, which names `key`, if it is missing or
+    malformed."""
     try:
         values = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ConfigurationError(
-            f"model.path: {path} is missing, so {path.parent} is no model: name a Hugging Face "
+            f"{key}: {path} is missing, so {path.parent} is no model: name a Hugging Face "
             "model folder"
         ) from None
     except (OSError, ValueError) as error:
-        raise ConfigurationError(f"model.path: {path} cannot be read: {error}") from error
+        raise ConfigurationError(f"{key}: {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
-        raise ConfigurationError(f"model.path: {path} holds no JSON object: fetch the model again")
+        raise ConfigurationError(f"{key}: {path} holds no JSON object: fetch the model again")
     return values
 
 

@@ -20,10 +20,10 @@ from judging.errors import ConfigurationError, InfrastructureError
 from judging.prompts import load_template
 from orchestrator.benchmark_items import benchmark_items
 from orchestrator.config import RunConfig
-from orchestrator.facts import Facts, absent_benchmarks, absent_data, read_json
+from orchestrator.facts import Facts, absent_benchmarks, absent_data, model_folder, read_json
 from orchestrator.memory import GIB, kv_cache_tokens
 from orchestrator.plan import Plan
-from orchestrator.synthesis_plan import check_teachers
+from orchestrator.synthesis_plan import check_teachers, engine_teachers, logit_teachers
 from orchestrator.synthesis_rules import lacking_keys
 
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -41,36 +41,47 @@ def check_inputs(config: RunConfig, facts: Facts) -> None:
         benchmark_items(config, lambda text: None, with_hub=False)
     if facts.model.folder is not None:
         check_model_folder(facts.model.folder)
+    for key, path in engine_teachers(config):
+        if (folder := model_folder(path, None)) is not None:
+            check_model_folder(folder, key)
+    for key, path in logit_teachers(config):  # given the student's own tokens
+        if (folder := model_folder(path, None)) is not None:
+            _check_weights(folder, key)
 
 
-def check_model_folder(folder: Path) -> None:
-    """Raises ConfigurationError if `folder` is no model with weights, tokenizer and template."""
-    read_json(folder / "config.json")
+def check_model_folder(folder: Path, key: str = "model.path") -> None:
+    """Raises ConfigurationError, which names `key`, if `folder` is no model with weights, tokenizer
+    and template."""
+    _check_weights(folder, key)
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+        raise ConfigurationError(
+            f"{key}: {folder} has no tokenizer (tokenizer.json): copy that of its base model "
+            "into it"
+        )
+    tokenizer = folder / "tokenizer_config.json"
+    has_template = tokenizer.exists() and bool(read_json(tokenizer, key).get("chat_template"))
+    if not has_template and not (folder / "chat_template.jinja").exists():
+        raise ConfigurationError(
+            f"{key}: {folder} has no chat template: add chat_template.jinja, or take a model "
+            "that is tuned for chat"
+        )
+
+
+def _check_weights(folder: Path, key: str) -> None:
+    read_json(folder / "config.json", key)
     weights = {file.name for file in folder.glob("*.safetensors")}
     index = folder / "model.safetensors.index.json"
-    wanted = set(read_json(index).get("weight_map", {}).values()) if index.exists() else set()
+    wanted = set(read_json(index, key).get("weight_map", {}).values()) if index.exists() else set()
     if missing := sorted(wanted - weights):
         raise ConfigurationError(
-            f"model.path: {folder} lacks {', '.join(missing[:3])} of its weights: fetch them again"
+            f"{key}: {folder} lacks {', '.join(missing[:3])} of its weights: fetch them again"
         )
     if not weights:
         pickled = next(folder.glob("*.bin"), None) or next(folder.glob("*.pt"), None)
         held = f"only {pickled.name}, a pickle, which is not loaded" if pickled else "no weights"
         raise ConfigurationError(
-            f"model.path: {folder} holds {held}: save the model as *.safetensors "
+            f"{key}: {folder} holds {held}: save the model as *.safetensors "
             "(save_pretrained of transformers does)"
-        )
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
-        raise ConfigurationError(
-            f"model.path: {folder} has no tokenizer (tokenizer.json): copy that of its base model "
-            "into it"
-        )
-    tokenizer = folder / "tokenizer_config.json"
-    has_template = tokenizer.exists() and bool(read_json(tokenizer).get("chat_template"))
-    if not has_template and not (folder / "chat_template.jinja").exists():
-        raise ConfigurationError(
-            f"model.path: {folder} has no chat template: add chat_template.jinja, or take a model "
-            "that is tuned for chat"
         )
 
 
@@ -121,13 +132,21 @@ def _data(config: RunConfig) -> Iterator[str]:
 
 def _model(config: RunConfig, facts: Facts) -> Iterator[str]:
     path = config.model.path
-    if path is None or facts.model.folder is not None or is_url(path):
+    if path is not None and facts.model.folder is None:
+        yield from _absent_model("model.path", path)
+    for key, other in dict.fromkeys((*engine_teachers(config), *logit_teachers(config))):
+        if model_folder(other, None) is None:
+            yield from _absent_model(key, other)
+
+
+def _absent_model(key: str, path: str) -> Iterator[str]:
+    if is_url(path):
         return
     if not HUB_ID.fullmatch(path) or path.startswith("."):
-        yield f"model.path: {path} is not a folder: name a Hugging Face model folder or a hub id"
+        yield f"{key}: {path} is not a folder: name a Hugging Face model folder or a hub id"
     elif os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
         yield (
-            f"model.path: {path} is neither a folder nor in the hub's cache, and HF_HUB_OFFLINE "
+            f"{key}: {path} is neither a folder nor in the hub's cache, and HF_HUB_OFFLINE "
             f"is set: fetch it with `hf download {path}` where there is a network"
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from judging.prompts import PromptTemplate, load_template
 from orchestrator.config import RunConfig
 from orchestrator.facts import Parts
@@ -55,3 +57,20 @@ def check_teachers(config: RunConfig) -> None:
             for name, teacher in phase.settings.used.items():
                 if teacher.uses.startswith(("builtin:", "import:")):
                     load_function(name, teacher.uses, teacher.options)
+
+
+def engine_teachers(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Key and folder or hub id of each model that writes traces on engines of its own."""
+    for phase in config.phases:
+        if phase.kind == "synthesize":
+            for name, teacher in phase.settings.used.items():
+                if teacher.uses == "engines" and teacher.model is not None:
+                    yield f"synthesize.teachers.{name}.model", teacher.model
+
+
+def logit_teachers(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Key and folder or hub id of each model whose probabilities are learned from."""
+    for phase in config.phases:
+        logits = phase.settings.logits if phase.kind == "distill" else None
+        if logits is not None and logits.teacher != "policy":
+            yield "distill.logits.teacher", logits.teacher
