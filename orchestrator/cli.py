@@ -41,7 +41,7 @@ An override is a key's dotted name and a YAML value: data.limit=100, phases=[eva
 model.make=null. It wins over the file.
 
 A run that did not finish goes on from what it committed if it is begun again under its id
-(run.id=...), or with --resume."""
+(run.id=...), or with --resume, which takes run.id where it is set."""
 
 
 # The other commands, by the module that adds its parser and does what it says.
@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="?",
         const="",
         metavar="RUN",
-        help="go on with the run of this id (default: the one begun last, if it did not finish)",
+        help="go on with the run of this id (default: that of run.id, else the one begun last)",
     )
 
     for name in dict.fromkeys(_PARTS.values()):

@@ -58,13 +58,14 @@ _OF_EVALUATION = re.compile(r"phases\.\d+\.(evaluate\.|distill\.validate_every_s
 
 
 def run_to_resume(config: RunConfig, run_id: str) -> str:
-    """The id of the run that is meant; "" means the one begun last.
+    """The id of the run that is meant; "" means that of run.id, or without it the one begun last.
 
     Raises:
         ConfigurationError: there is none, or it has finished.
     """
     runs_dir = config.run.dir
     begun = begun_runs(runs_dir)
+    run_id = run_id or config.run.id or ""
     if not begun or (run_id or begun[-1]) not in begun:
         raise ConfigurationError(
             f"--resume: {runs_dir} holds no run{f' {run_id}' if run_id else ''}: see gavel status, "

@@ -1,5 +1,6 @@
 """Where a run goes on, by a journal in a real Redis; and what may not change meanwhile."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from orchestrator.resume import (
     check_unchanged,
     evaluated,
     find_position,
+    run_to_resume,
 )
 from orchestrator.rundir import RunDirectory
 
@@ -68,6 +70,22 @@ def test_a_run_whose_journal_is_gone_is_not_begun_anew(tmp_path):
     directory.append_step(row)
     with pytest.raises(ConfigurationError, match=r"holds 1 committed steps.*store\.url"):
         check_journal_is_there(directory)
+
+
+def test_the_run_that_is_resumed_is_the_one_that_is_named(tmp_path):
+    for number, run_id in enumerate(("t1", "t2")):
+        run = RunDirectory(tmp_path / run_id)
+        run.path.mkdir()
+        run.write_config("")
+        os.utime(run.config, (1e9 + number, 1e9 + number))
+    config = load_config(QUICKSTART, [f"run.dir={tmp_path}"])
+    assert run_to_resume(config, "") == "t2"  # the one begun last
+    of_id = load_config(QUICKSTART, [f"run.dir={tmp_path}", "run.id=t1"])
+    assert run_to_resume(of_id, "") == "t1"
+    assert run_to_resume(of_id, "t2") == "t2"
+    absent = load_config(QUICKSTART, [f"run.dir={tmp_path}", "run.id=t3"])
+    with pytest.raises(ConfigurationError, match=f"^--resume: {tmp_path} holds no run t3: see"):
+        run_to_resume(absent, "")
 
 
 def test_without_a_checkpoint_all_steps_are_replayed(journal):
