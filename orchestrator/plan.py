@@ -25,8 +25,7 @@ from orchestrator.memory import (
     needs_gpus,
 )
 from orchestrator.phase_kinds import PhaseKind
-from orchestrator.synthesis_plan import most_usd, pairs_to_ask
-from synthesis.settings import SynthesizeSettings
+from orchestrator.synthesis_plan import SynthesisPlan, pairs_to_ask, plan_synthesis, synthesis_lines
 
 Role = Literal["driver", "rollout worker", "learner", "verifier"]
 
@@ -46,7 +45,7 @@ class PhasePlan:
         str, ...
     ] = ()  # that the weights are evaluated on, besides the held-out pairs
     evaluated_every_steps: int | None = None  # of a phase that trains
-    most_usd: float | None = None  # what a synthesis may cost, where it has prices
+    synthesis: SynthesisPlan | None = None  # what teachers are asked at most
     validation_pairs: int = 0  # with traces, held out of distillation besides
     teacher: str | None = None  # whose probabilities are learned from
 
@@ -158,7 +157,11 @@ def _phase_plan(config: RunConfig, index: int, phase: Phase, parts: Parts | None
         tokens = config.evaluation_tokens(phase.settings)
         return _evaluate_plan(config, phase.settings, tokens, parts)
     if phase.kind == "synthesize":
-        return _synthesize_plan(phase.settings, parts, config.data.max_prompt_tokens)
+        pairs = pairs_to_ask(phase.settings, parts)
+        asked = plan_synthesis(phase.settings, pairs)
+        return PhasePlan(
+            "synthesize", pairs, None, 0, asked.requests, asked.output_tokens, 0, synthesis=asked
+        )
     if phase.kind == "distill":
         plan = _distill_plan(config, phase.settings, parts, config.syntheses_before(index))
     else:
@@ -166,26 +169,6 @@ def _phase_plan(config: RunConfig, index: int, phase: Phase, parts: Parts | None
     if (every := config.evaluate.every_steps) is None:
         return plan
     return replace(plan, benchmarks=config.evaluate.benchmarks, evaluated_every_steps=every)
-
-
-def _synthesize_plan(
-    settings: SynthesizeSettings, parts: Parts | None, prompt_tokens: int
-) -> PhasePlan:
-    """What is asked at most, if no pass but the last one keeps anything."""
-    pairs = pairs_to_ask(settings, parts)
-    orders = 2 if settings.order == "both" else 1
-    asked = None if pairs is None else pairs * orders * sum(p.samples for p in settings.passes)
-    tokens = max(teacher.max_new_tokens for teacher in settings.used.values())
-    return PhasePlan(
-        kind="synthesize",
-        pairs=pairs,
-        steps=None,
-        updates_per_step=0,
-        samples_per_step=asked,
-        new_tokens_per_step=None if asked is None else asked * tokens,
-        trained_tokens_per_step=0,
-        most_usd=most_usd(settings, pairs and pairs * orders, prompt_tokens),
-    )
 
 
 def _distill_plan(
@@ -299,7 +282,7 @@ def _lines(plan: Plan) -> Iterator[str]:
         yield "  unknown: not on this machine, and with it the number of steps"
     else:
         yield (
-            f"  {parts.distill:,} pairs to distil, {parts.reinforce:,} to reinforce, "
+            f"  {_to_distil(parts)}, {parts.reinforce:,} to reinforce, "
             f"{parts.heldout:,} held out; those with overlong prompts are left out later"
         )
         yield from (f"  {note}" for note in parts.notes)
@@ -315,6 +298,13 @@ def _lines(plan: Plan) -> Iterator[str]:
     yield f"  together: {_together(plan)}"
 
 
+def _to_distil(parts: Parts) -> str:
+    """All pairs of that part: a synthesis is for those without a trace too."""
+    if parts.to_ask <= parts.distill:
+        return f"{parts.distill:,} pairs to distil"
+    return f"{parts.to_ask:,} pairs to distil ({parts.distill:,} with a trace)"
+
+
 def _phase_line(phase: PhasePlan) -> str:
     line, benchmarks = _work_line(phase), ", ".join(phase.benchmarks)
     if phase.evaluated_every_steps is not None:
@@ -324,13 +314,8 @@ def _phase_line(phase: PhasePlan) -> str:
 
 
 def _work_line(phase: PhasePlan) -> str:
-    if phase.kind == "synthesize":
-        return (
-            f"synthesize: {_number(phase.pairs)} pairs -> at most "
-            f"{_number(phase.samples_per_step)} traces of teachers, of at most "
-            f"{_number(phase.new_tokens_per_step)} tokens in all"
-            + ("" if phase.most_usd is None else f", for at most ${phase.most_usd:,.2f}")
-        )
+    if phase.synthesis is not None:
+        return "\n     ".join(synthesis_lines(phase.synthesis, phase.pairs))
     if phase.kind == "evaluate":
         return (
             f"evaluate: {_number(phase.pairs)} pairs in both orders = "

@@ -2,36 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 from judging.prompts import PromptTemplate, load_template
 from orchestrator.config import RunConfig
 from orchestrator.facts import Parts
-from synthesis.budget import cost_nusd, price_of
+from orchestrator.synthesis_rules import most_output_usd
 from synthesis.functions import load_function
-from synthesis.ledger import NUSD
-from synthesis.records import Usage
 from synthesis.settings import Pass, SynthesizeSettings
 
 
-def most_usd(
-    settings: SynthesizeSettings, presentations: int | None, prompt_tokens: int
-) -> float | None:
-    """If no pass but the last keeps anything, and all prompts and traces are as long as they may
-    be; a prompt that shows a failed trace by that longer."""
-    if settings.prices is None or presentations is None:
-        return None
-    nusd, longest = 0, 0
-    for each in settings.passes:
-        teacher = settings.teachers[each.teacher]
-        tokens = prompt_tokens + (longest if each.tells_verdict else 0)
-        longest = max(longest, teacher.max_new_tokens)
-        price = price_of(settings.prices, teacher.model)
-        usage = Usage(tokens, 0, teacher.max_new_tokens)
-        is_batch = teacher.uses.endswith("-batch")
-        nusd += presentations * each.samples * cost_nusd(usage, price, is_batch=is_batch)
-    most = settings.max_cost_usd
-    return nusd / NUSD if most is None else min(most, nusd / NUSD)
+@dataclass(frozen=True, slots=True)
+class PassPlan:
+    """What a pass asks at most: about all pairs, as if those before it kept nothing."""
+
+    teacher: str
+    model: str | None
+    requests_per_pair: int
+    requests: int | None  # None: the data is not on this machine
+    max_tries: int  # of each request
+    output_tokens: int | None
+    output_usd: float | None  # what these cost; None: the model has no price, or as `requests`
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisPlan:
+    passes: tuple[PassPlan, ...]
+    max_requests: int | None  # that end the phase
+    max_cost_usd: float | None
+
+    @property
+    def requests(self) -> int | None:
+        return _sum(each.requests for each in self.passes)
+
+    @property
+    def tries(self) -> int | None:
+        return _sum(each.requests and each.requests * each.max_tries for each in self.passes)
+
+    @property
+    def output_tokens(self) -> int | None:
+        return _sum(each.output_tokens for each in self.passes)
+
+
+def plan_synthesis(settings: SynthesizeSettings, pairs: int | None) -> SynthesisPlan:
+    """`pairs` are those that are asked about; None: nobody knows yet."""
+    passes = tuple(_pass_plan(settings, each, pairs) for each in settings.passes)
+    return SynthesisPlan(passes, settings.max_requests, settings.max_cost_usd)
+
+
+def _pass_plan(settings: SynthesizeSettings, each: Pass, pairs: int | None) -> PassPlan:
+    teacher = settings.teachers[each.teacher]
+    per_pair = each.samples * (2 if settings.order == "both" else 1)
+    requests = None if pairs is None else pairs * per_pair
+    cost_usd = most_output_usd(settings, teacher)
+    return PassPlan(
+        teacher=each.teacher,
+        model=teacher.model,
+        requests_per_pair=per_pair,
+        requests=requests,
+        max_tries=teacher.max_tries,
+        output_tokens=None if requests is None else requests * teacher.max_new_tokens,
+        output_usd=None if requests is None or cost_usd is None else requests * cost_usd,
+    )
+
+
+def synthesis_lines(plan: SynthesisPlan, pairs: int | None) -> Iterator[str]:
+    """The plan as text."""
+    if pairs is None:
+        yield "synthesize: how many pairs is not known, since the data is not on this machine"
+    else:
+        yield (
+            f"synthesize: {pairs:,} pairs -> at most {plan.requests:,} requests "
+            f"({plan.tries:,} with all tries)"
+        )
+    for number, each in enumerate(plan.passes, start=1):
+        model = f" ({each.model})" if each.model else ""
+        what = f"{each.requests_per_pair:,} to a pair"
+        if each.requests is not None:
+            what = f"{each.requests:,} ({what})"
+        line = f"pass {number}: {each.teacher}{model}: requests at most {what}, tries of each at "
+        line += f"most {each.max_tries}"
+        if each.output_tokens is not None:
+            line += f", output tokens at most {each.output_tokens:,}"
+        yield line + ("" if each.output_usd is None else f" = ${each.output_usd:,.2f}")
+    priced = [each.output_usd for each in plan.passes if each.output_usd is not None]
+    if priced:
+        yield (
+            f"cost: at most ${sum(priced):,.2f} for output, and that of the prompts, whose tokens "
+            "are not known before they are sent"
+        )
+    limits = []
+    if plan.max_requests is not None:
+        limits.append(f"max_requests ({plan.max_requests:,}, tries included)")
+    if plan.max_cost_usd is not None:
+        limits.append(f"max_cost_usd (${plan.max_cost_usd:,.2f})")
+    if limits:
+        yield f"ends earlier at {' or '.join(limits)}"
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    known = list(counts)
+    return None if None in known else sum(count for count in known if count is not None)
 
 
 def pairs_to_ask(settings: SynthesizeSettings, parts: Parts | None) -> int | None:

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from synthesis.budget import cost_nusd, price_of
+from synthesis.ledger import NUSD
+from synthesis.records import Usage
 from synthesis.settings import SynthesizeSettings, Teacher
 
 if TYPE_CHECKING:
@@ -42,6 +45,15 @@ def key_variable(teacher: Teacher) -> str | None:
     if teacher.api_key_env is not None or teacher.base_url is not None:
         return teacher.api_key_env
     return _USUAL_KEYS.get(teacher.uses)
+
+
+def most_output_usd(settings: SynthesizeSettings, teacher: Teacher) -> float | None:
+    """What a teacher's longest answer costs without its prompt; None: its model has no price."""
+    price = price_of(settings.prices, teacher.model)
+    if price is None:
+        return None
+    usage = Usage(0, 0, teacher.max_new_tokens)
+    return cost_nusd(usage, price, is_batch=teacher.uses.endswith("-batch")) / NUSD
 
 
 def synthesis_contradictions(config: RunConfig) -> Iterator[str]:
@@ -172,6 +184,14 @@ def _money(settings: SynthesizeSettings, name: str) -> Iterator[str]:
         for key, teacher in settings.teachers.items()
         if teacher.uses in SERVICES and teacher.model
     ]
+    for key, teacher in settings.used.items():
+        cost_usd, most_usd = most_output_usd(settings, teacher), settings.max_cost_usd
+        if cost_usd is not None and most_usd is not None and cost_usd > most_usd:
+            yield (
+                f"{name}.teachers.{key}.max_new_tokens ({teacher.max_new_tokens}) may cost "
+                f"${cost_usd:.4g}, more than {name}.max_cost_usd (${most_usd:.4g}), so that it "
+                "could be asked nothing: raise the second or lower the first"
+            )
     if settings.prices is None:
         if settings.max_cost_usd is not None:
             yield (

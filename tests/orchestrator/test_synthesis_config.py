@@ -22,6 +22,7 @@ BASE = {
         "passes": [{"teacher": "own"}, {"teacher": "strong", "tells_verdict": True}],
     },
 }
+OWN = [{"teacher": "own"}]  # no pass asks the one that costs
 SECRETS = (
     "sk-abcdefghijkl",
     "sk-proj-Abc_123-xyz789",
@@ -52,6 +53,7 @@ def refusal(*changes, overrides=()):
 
 S = "synthesize"
 STRONG = "synthesize.teachers.strong"
+PRICE = {"input_usd_per_million": 3, "output_usd_per_million": 15}
 TELLING = [{"teacher": "strong", "tells_verdict": True}]
 
 
@@ -89,6 +91,14 @@ TELLING = [{"teacher": "strong", "tells_verdict": True}]
             ["max_completion_tokens (99999) is not max_new_tokens (8192)"],
         ),
         ([(f"{S}.max_cost_usd", 5.0)], ["max_cost_usd is set, but synthesize.prices is not"]),
+        (
+            [(f"{S}.prices", {MODEL: PRICE}), (f"{S}.max_cost_usd", 0.1)],
+            [
+                f"{STRONG}.max_new_tokens (8192) may cost $0.1229",
+                "more than synthesize.max_cost_usd ($0.1)",
+                "raise the second or lower the first",
+            ],
+        ),
         (
             [(f"{S}.prices", {"m": {"input_usd_per_million": 1, "output_usd_per_million": 1}})],
             [f"prices has no {MODEL}", "teachers.strong", "(it has m)", "add its price"],
@@ -139,6 +149,8 @@ def test_what_can_be_is_not_refused():
         [(f"{STRONG}.parameters", {"extra_body": {"guided_regex": "\\d"}})],
         [(f"{STRONG}.api_key_env", "TEAM_ALPHA_STRONG_TEACHER_KEY_2026")],
         [(f"{STRONG}.base_url", "https://api.example.com/v1")],
+        [(f"{S}.prices", {MODEL: PRICE}), (f"{S}.max_cost_usd", 0.13)],
+        [(f"{S}.prices", {MODEL: PRICE}), (f"{S}.max_cost_usd", 0.1), (f"{S}.passes", OWN)],
         [
             ("run.dir", "s3://bucket/runs"),
             ("store.url", "redis://host"),

@@ -1,7 +1,7 @@
 """What a synthesis is said to ask and cost, and the models of teachers that are not there."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -9,7 +9,7 @@ from judging.errors import ConfigurationError
 from orchestrator.config_loading import config_from_tree
 from orchestrator.facts import Facts, Machine, ModelFacts, Parts
 from orchestrator.memory import GIB
-from orchestrator.plan import make_plan
+from orchestrator.plan import make_plan, render_plan
 from orchestrator.preflight import check_inputs, find_obstacles
 
 CPU = Machine(cpus=2, memory_bytes=16 * GIB, gpus=0, gpu_memory_bytes=None, is_cluster=False)
@@ -103,3 +103,61 @@ def test_policy_is_the_name_of_no_model(tmp_path):
     assert not any(
         LOGITS in found for found in find_obstacles(config, make_plan(config, facts), facts)
     )
+
+
+# ---- what is asked at most -----------------------------------------------------------------------
+
+PRICES = {"big": {"input_usd_per_million": 3, "output_usd_per_million": 15}}
+
+
+def planned(facts=FACTS, **settings):
+    """The plan of a synthesis in two passes, the second of which has no price, and its lines."""
+    teachers = {
+        "first": {"uses": "openai-batch", "model": "big", "max_new_tokens": 1000},
+        "second": {"uses": "builtin:quickstart", "max_new_tokens": 10, "max_tries": 3},
+    }
+    passes = [{"teacher": "first", "samples": 2}, {"teacher": "second"}]
+    tree = tree_of({})
+    tree["synthesize"] = {"teachers": teachers, "passes": passes, "prices": PRICES, **settings}
+    (phase,) = (plan := make_plan(config_from_tree(tree), facts)).phases
+    return phase, render_plan(plan)
+
+
+def test_requests_tokens_and_costs_are_told_by_pass():
+    phase, text = planned(order="both", max_requests=50, max_cost_usd=5)
+    first, second = phase.synthesis.passes
+    assert (first.requests_per_pair, first.requests, first.output_tokens) == (4, 800, 800_000)
+    assert first.output_usd == pytest.approx(6.0)  # half of 800,000 x $15 / million, in batches
+    assert (second.requests, second.output_tokens, second.output_usd) == (400, 4000, None)
+    assert (phase.samples_per_step, phase.new_tokens_per_step) == (1200, 804_000)
+    for part in (
+        "200 pairs -> at most 1,200 requests (7,600 with all tries)",
+        "pass 1: first (big): requests at most 800 (4 to a pair), tries of each at most 8, "
+        "output tokens at most 800,000 = $6.00\n",
+        "pass 2: second: requests at most 400 (2 to a pair), tries of each at most 3, "
+        "output tokens at most 4,000\n",
+        "cost: at most $6.00 for output, and that of the prompts, whose tokens are not known",
+        "ends earlier at max_requests (50, tries included) or max_cost_usd ($5.00)",
+        "200 pairs to distil (0 with a trace), 50 to reinforce",
+    ):
+        assert part in text
+
+
+def test_part_and_limit_of_the_pairs_count():
+    assert planned(of="reinforce")[0].synthesis.requests == 150
+    assert planned(pairs=7)[0].synthesis.requests == 21
+    assert "ends earlier" not in planned()[1]
+    assert "$" not in planned(prices=None)[1]
+
+
+def test_where_the_data_is_not_here_the_pairs_are_said_to_be_unknown():
+    phase, text = planned(replace(FACTS, parts=None))
+    assert (phase.pairs, phase.synthesis.requests, phase.new_tokens_per_step) == (None, None, None)
+    assert "how many pairs is not known, since the data is not on this machine" in text
+    assert "pass 1: first (big): requests at most 2 to a pair, tries of each at most 8\n" in text
+    assert "cost" not in text
+
+
+def test_the_plan_of_a_synthesis_is_plain_data():
+    phase, _ = planned()
+    assert json.loads(json.dumps(asdict(phase)))["synthesis"]["passes"][0]["requests"] == 400
