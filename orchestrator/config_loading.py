@@ -18,7 +18,7 @@ from dataclasses import fields as dataclass_fields
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -267,7 +267,7 @@ def _message(name: str, error: ErrorDetails, origins: Mapping[str, str]) -> str:
             f"environment variable, and name that in {of_teacher[1]}.api_key_env"
         )
     if error["type"] in _UNKNOWN:
-        near = _nearest(_of_section(name))
+        near = _nearest(name)
         return f"{place}unknown key {name}" + (f": did you mean {near}?" if near else "")
     if error["type"] == "missing":  # a source's path, or an entry of a list of fixed length
         return f"{place}{name} is missing: add it"
@@ -306,17 +306,29 @@ def _shown(value: Any) -> str:
 
 
 def _nearest(name: str) -> str | None:
-    """The known key most like `name`: by its whole name, else by its last part alone."""
-    known = list(known_keys())
-    if near := get_close_matches(name, known, n=1, cutoff=0.75):
-        return near[0]
-    last = {key.rpartition(".")[2]: key for key in reversed(known)}
-    near = get_close_matches(name.rpartition(".")[2], last, n=1, cutoff=0.75)
-    return last[near[0]] if near else None
+    """The known key most like `name`: of its own section, else of another one."""
+    section, last_part = name.rpartition(".")[::2]
+    known = [_beside(section, key) for key in known_keys() if not key.startswith("phases[")]
+    beside = [key for key in known if key.rpartition(".")[0] == section]
+    for keys, cutoff in ((beside, 0.75), (known, 0.75), (beside, 0.6)):
+        last_parts = {key.rpartition(".")[2] for key in keys}
+        if near := get_close_matches(last_part, last_parts, n=1, cutoff=cutoff):
+            alike = [key for key in keys if key.rpartition(".")[2] == near[0]]
+            return get_close_matches(name, alike, n=1, cutoff=0.0)[0]
+    return None
+
+
+def _beside(section: str, key: str) -> str:
+    """A known key, with the names and numbers of `section` if it is one of its keys."""
+    parent, last_part = key.rpartition(".")[::2]
+    of_any = re.escape(parent).replace(r"\.\*", r"\..+").replace(r"\[\*\]", r"\[\d+\]")
+    if re.fullmatch(of_any, _of_section(section)):
+        return f"{section}.{last_part}".removeprefix(".")
+    return key.replace(".*", ".NAME").replace("[*]", "[0]")
 
 
 def known_keys() -> Iterator[str]:
-    """The dotted names of all sections and keys."""
+    """The dotted names of all sections and keys; `.*` and `[*]` stand for any name and number."""
     yield from _keys_of(RunConfig, "")
 
 
@@ -329,13 +341,14 @@ def _keys_of(kind: type, prefix: str) -> Iterator[str]:
     )
     for name in names:
         yield f"{prefix}{name}"
-        for part in _parts_of(hints[name]):
+        for part, within in _parts_of(hints[name]):
             if isinstance(part, type) and (is_dataclass(part) or issubclass(part, BaseModel)):
-                yield from _keys_of(part, f"{prefix}{name}.")
+                yield from _keys_of(part, f"{prefix}{name}{within}.")
 
 
-def _parts_of(hint: Any) -> Iterator[Any]:
-    """The types that a hint is made of: `Mapping[str, X] | None` has X."""
-    yield hint
+def _parts_of(hint: Any, within: str = "") -> Iterator[tuple[Any, str]]:
+    """The types that a hint is made of: `Mapping[str, X] | None` has X, within `.*`."""
+    yield hint, within
+    within += {Mapping: ".*", tuple: "[*]"}.get(get_origin(hint), "")
     for part in get_args(hint):
-        yield from _parts_of(part)
+        yield from _parts_of(part, within)

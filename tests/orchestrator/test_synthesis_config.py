@@ -1,5 +1,6 @@
 """What the settings of a synthesis must not say, and secrets, which are never repeated."""
 
+import re
 from copy import deepcopy
 
 import pytest
@@ -158,6 +159,39 @@ def test_what_can_be_is_not_refused():
         ],
     ):
         assert config_from_tree(tree_with(*changes)).is_driver_alone
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        (f"{STRONG}.max_inflight", f"{STRONG}.max_in_flight"),
+        (f"{STRONG}.colour", None),
+        (f"{S}.teachers.a-1.sample", "synthesize.passes[0].samples"),
+        (f"{S}.prices.gpt-4.1.input_usd", f"{S}.prices.gpt-4.1.input_usd_per_million"),
+        (f"{S}.max_cost", f"{S}.max_cost_usd"),
+    ],
+)
+def test_the_nearest_key_has_its_whole_path(key, near):
+    tree, (*path, last) = deepcopy(BASE), re.split(r"\.(?!1)", key)
+    at = tree
+    for part in path:
+        at = at.setdefault(part, {})
+    at[last] = 1
+    with pytest.raises(ConfigurationError) as caught:
+        config_from_tree(tree)
+    (told,) = (line for line in str(caught.value).splitlines() if "unknown key" in line)
+    assert told.endswith(f"unknown key {key}" + (f": did you mean {near}?" if near else ""))
+
+
+def test_the_nearest_key_of_a_pass_has_its_number():
+    passes = [{"teacher": "own"}, {"teacher": "strong", "tell_verdict": True}]
+    message = refusal((f"{S}.passes", passes))
+    assert message.endswith("did you mean synthesize.passes[1].tells_verdict?")
+    own = {"synthesize": {"teachers": {"own": {"uses": "policy"}}, "passes": passes}}
+    with pytest.raises(ConfigurationError) as caught:
+        config_from_tree({"data": BASE["data"], "phases": [own]})
+    near = "phases[0].synthesize.passes[1].tells_verdict"
+    assert str(caught.value).endswith(f"did you mean {near}?")
 
 
 # ---- secrets -------------------------------------------------------------------------------------
