@@ -212,8 +212,10 @@ def _find(family_or_path: str, *, corrects: bool) -> tuple[str, Path]:
     if path.is_file():
         return str(path), path
     families = sorted(_CORRECTING if corrects else built_in - _CORRECTING)
-    near = get_close_matches(family_or_path, families, n=1)
+    near = get_close_matches(family_or_path, {*families, *_CORRECTING}, n=1)
     hint = f" (did you mean {near[0]}?)" if near else ""
+    if near and near[0] not in families:
+        hint = f" (did you mean {near[0]}? It is for a pass with tells_verdict)"
     raise ConfigurationError(
         f"prompt template {family_or_path!r} is neither a family nor a file{hint}: use one of"
         f" {', '.join(families)} or the path of a Jinja file"
@@ -228,7 +230,7 @@ def _compile(path: Path) -> tuple[Template, tuple[str, ...], frozenset[str]]:
     )
     try:
         loaded = environment.get_template(path.name)
-        sources = _sources(environment, loader, path.name)
+        sources = _sources(environment, loader, path)
         variables = frozenset[str]().union(
             *(meta.find_undeclared_variables(environment.parse(source)) for source in sources)
         )
@@ -243,18 +245,23 @@ def _compile(path: Path) -> tuple[Template, tuple[str, ...], frozenset[str]]:
 
 
 def _sources(
-    environment: ImmutableSandboxedEnvironment, loader: BaseLoader, name: str
+    environment: ImmutableSandboxedEnvironment, loader: BaseLoader, path: Path
 ) -> tuple[str, ...]:
     """The texts of a template and of all that it names; one that is missing fails in the trial."""
     sources: dict[str, str] = {}
-    names = deque([name])
+    names = deque([path.name])
     while names:
         name = names.popleft()
         if name in sources:
             continue
         try:
             source, filename, _ = loader.get_source(environment, name)
-        except TemplateNotFound:
+        except TemplateNotFound as error:
+            if (TEMPLATES / f"{name}.jinja").is_file():
+                raise ConfigurationError(
+                    f"{path}: the prompt template names {name}, which is a family and no file:"
+                    f' write "{name}.jinja"'
+                ) from error
             continue
         sources[name] = source
         tree = environment.parse(source, name, filename)

@@ -212,7 +212,10 @@ def _jsonl_rows(file: Path) -> Iterator[tuple[str, Any]]:
                 continue
             place = f"{file}:{number}"
             try:
-                yield place, json.loads(line.decode("utf-8-sig"))
+                yield place, json.loads(line.decode("utf-8-sig").rstrip())
+            except json.JSONDecodeError as error:  # the line that it names is always the first
+                what = f"{error.msg} (column {error.colno})"
+                raise DataError(f"{place}: not JSON: {what}: mend or remove the line") from error
             except (ValueError, RecursionError) as error:
                 raise DataError(f"{place}: not JSON: {error}: mend or remove the line") from error
 

@@ -237,3 +237,22 @@ def test_an_answer_cannot_write_control_tokens():
     assert answer in messages[-1].content
     assert [tokens.count(token) for token in (end, judge)] == [len(messages), 1]
     assert tokens.count(rubric) == messages[-1].content.count("<rubric>")
+
+
+@pytest.mark.parametrize(("family", "parent"), [("corrected", "instruct"), ("reasoning", None)])
+def test_a_family_that_is_extended_without_its_ending_is_told_with_it(tmp_path, family, parent):
+    path = tmp_path / "mine.jinja"
+    path.write_text(f'{{% extends "{family}" %}}')
+    with pytest.raises(ConfigurationError) as caught:
+        load_template(str(path), parent=parent)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith(f'write "{family}.jinja"')
+    path.write_text(f'{{% extends "{family}.jinja" %}}')
+    assert load_template(str(path), parent=parent).name == str(path)
+
+
+def test_a_misspelt_correction_is_told_where_it_may_be_named():
+    with pytest.raises(ConfigurationError, match=r"mean corrected\? It is for a pass with tells_v"):
+        load_template("corected")
+    with pytest.raises(ConfigurationError, match=r"mean corrected\?\): use one of corrected or"):
+        load_template("corected", parent="instruct")

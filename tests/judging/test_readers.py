@@ -211,6 +211,7 @@ def test_jsonl_is_read_as_a_stream(tmp_path):
         ("x.json", b'[\n"\xff"]', r"x\.json:2: not UTF-8"),
         ("x.jsonl", b'\n{"prompt": "\xff"}', r"x\.jsonl:2: not JSON"),
         ("x.jsonl", b"7", r"x\.jsonl:1: a row must be an object.*int"),
+        ("x.jsonl", b'\n{"a": \n', r"x\.jsonl:2: not JSON: Expecting value \(column 6\): mend"),
         ("x.jsonl", b"9" * 5000, r"x\.jsonl:1: not JSON"),
         ("x.jsonl", b"[" * 100_000, r"x\.jsonl:1: not JSON"),
         ("x.json", b"[" * 100_000, r"x\.json:1: not JSON"),
