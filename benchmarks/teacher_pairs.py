@@ -1,10 +1,13 @@
 """Preference pairs for measurements of a synthesis: quickstart problems, as many as are asked for.
 
 The task itself has some thousands; a first turn of its own makes each pair another one.
+
+    python benchmarks/teacher_pairs.py pairs.jsonl --count 200
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle, islice
@@ -27,3 +30,16 @@ def _pairs() -> Iterator[PreferencePair]:
         conversation = (*before, *pair.conversation)
         uid = pair_uid(conversation, pair.chosen, pair.rejected)
         yield replace(pair, uid=uid, conversation=conversation)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes preference pairs for data.path.")
+    parser.add_argument("path", type=Path, help="JSONL file to write")
+    parser.add_argument("--count", type=int, default=200, help="pairs (default: 200)")
+    options = parser.parse_args()
+    write(options.path, options.count)
+    print(f"{options.path}: {options.count:,} pairs; take them with data.path")
+
+
+if __name__ == "__main__":
+    main()
