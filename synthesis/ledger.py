@@ -245,12 +245,11 @@ class Ledger:
         await self._write("INSERT OR IGNORE INTO outcomes VALUES (?, ?, ?, ?)", row)
 
     def reopen_unanswered(self) -> int:
-        """Takes back the outcomes, not kept, of pairs of which a request went unanswered; how many.
-        For a phase that did not come to its end: the service may be back."""
-        statement = """DELETE FROM outcomes WHERE state != 'kept'
-            AND attempts LIKE '%"is_unanswered": true%'"""
+        """Takes back the outcomes of pairs, not kept, with unanswered requests; how many."""
+        unanswered = """attempts LIKE '%"is_unanswered": true%'"""
         try:
             with self._lock:
+                statement = f"DELETE FROM outcomes WHERE state != 'kept' AND {unanswered}"
                 return self._connection.execute(statement).rowcount
         except sqlite3.Error as error:
             raise self._told(error) from error

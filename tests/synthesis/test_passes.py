@@ -265,6 +265,7 @@ async def test_an_outage_costs_no_pair_when_the_phase_is_begun_anew(ledger, cloc
     work = synthesis(ledger, clock, services, Pass(teacher="weak"), TOLD)
     with pytest.raises(InfrastructureError, match="did not answer 10 requests in a row"):
         await clock.run(work.run(more))
+    await ledger.find("")  # after all that was still to be written
     before = states(ledger)
     assert "rejected" in before.values()  # one answer was wrong, the second never came
 
