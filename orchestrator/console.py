@@ -245,7 +245,7 @@ def value(name: str, number: float) -> str:
         return share(number)
     if unit == "score":
         return f"{number:+.3f}"
-    return f"{number:,.0f}" if number.is_integer() else f"{number:.4g}"
+    return f"{number:,.0f}" if float(number).is_integer() else f"{number:.4g}"
 
 
 def share(number: float | None) -> str:

@@ -34,6 +34,7 @@ from orchestrator.vitals import Vitals
         ("synthesis/input_tokens", 18010.0, "18,010"),
         ("loss", 0.012345, "0.01235"),
         ("tokens_per_s", 3276.44, "3276"),
+        ("tokens", 3276, "3,276"),
         ("reward/mean", 1.0, "+1.000"),
     ],
 )
