@@ -1,8 +1,6 @@
 import json
-import os
 import time
 from itertools import chain
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -309,14 +307,6 @@ def test_time_is_linear(unit):
     started = time.process_time()
     mentions_verdict(text, shown(question=text[1:]))
     assert time.process_time() - started < 1.0
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    root = os.environ.get("GAVEL_SHARED_DATA")
-    if not root:
-        pytest.skip("GAVEL_SHARED_DATA is not set: no real traces and answers to read")
-    return Path(root)
 
 
 def test_no_logged_judgment_is_taken_for_a_corrected_one(shared_data):

@@ -6,13 +6,11 @@ judging. Here a classifier tries to: with both answers masked, it must stay at c
 """
 
 import json
-import os
 import random
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -177,14 +175,11 @@ def test_orders_are_balanced_in_every_source_and_whatever_the_answers():
 
 
 @pytest.fixture(scope="module")
-def real_pairs() -> list[PreferencePair]:
-    root = os.environ.get("GAVEL_SHARED_DATA")
-    if not root:
-        pytest.skip("GAVEL_SHARED_DATA is not set: no real pairs to render")
-    rmb = list(read_pairs(Path(root) / "rmb" / "Pairwise_set"))
+def real_pairs(shared_data) -> list[PreferencePair]:
+    rmb = list(read_pairs(shared_data / "rmb" / "Pairwise_set"))
     rm_bench = [
         PreferencePair(pair_uid(question, chosen, rejected), question, chosen, rejected)
-        for file in sorted((Path(root) / "rm-bench").glob("*.json"))
+        for file in sorted((shared_data / "rm-bench").glob("*.json"))
         for item in json.loads(file.read_text())
         for question in [(Message("user", item["prompt"]),)]
         for chosen, rejected in zip(item["chosen"], item["rejected"], strict=True)

@@ -1,5 +1,4 @@
 import json
-import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -336,11 +335,8 @@ def test_written_pairs_are_read_back(tmp_path):
 
 
 @pytest.fixture
-def rmb() -> Path:
-    root = os.environ.get("GAVEL_SHARED_DATA")
-    if not root:
-        pytest.skip("GAVEL_SHARED_DATA is not set: no RMB pairs to read")
-    return Path(root) / "rmb" / "Pairwise_set"
+def rmb(shared_data) -> Path:
+    return shared_data / "rmb" / "Pairwise_set"
 
 
 def test_rmb_is_read_whole(rmb, tmp_path):
