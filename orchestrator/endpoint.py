@@ -19,7 +19,7 @@ from judging.records import FinishReason
 TOKEN_VARIABLE = "GAVEL_ENDPOINT_TOKEN"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _MAY_PASS = frozenset({408, 425, 429, 500, 502, 503, 504})  # statuses worth another try
-_LONGEST_PAUSE_S = 30.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 30.0
 _SHOWN_CHARS = 300  # of what the endpoint says
 
 
@@ -91,7 +91,8 @@ class Endpoint:
 
     async def _complete(self, body: dict[str, Any]) -> Any:
         """Tries again, ever later, while it is told to come back or nobody answers."""
-        deadline_s, pause_s, last = time.monotonic() + self._timeout_s, 0.5, "nobody answered"
+        deadline_s = time.monotonic() + self._timeout_s
+        pause_s, last = _FIRST_PAUSE_S, "nobody answered"
         while (left_s := deadline_s - time.monotonic()) > 0:
             wait_s = pause_s
             try:

@@ -23,6 +23,7 @@ from orchestrator.vitals import Vital, Vitals
 
 PATH = "/health"
 _REQUEST_S = 5.0  # for a client to say what it asks
+_POLL_S = 0.05  # how soon it ends when it is told to
 
 
 @contextmanager
@@ -44,7 +45,8 @@ def health_endpoint(config: RunConfig, vitals: Vitals) -> Iterator[None]:
             f"output.health_port ({port}) cannot be had on {LOOPBACK}: {error.strerror}: choose "
             "another, or leave it out"
         ) from error
-    thread = threading.Thread(target=server.serve_forever, name="health", daemon=True)
+    serving = partial(server.serve_forever, poll_interval=_POLL_S)
+    thread = threading.Thread(target=serving, name="health", daemon=True)
     thread.start()
     try:
         yield

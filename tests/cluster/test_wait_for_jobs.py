@@ -30,7 +30,7 @@ def test_a_pod_waits_for_the_jobs_of_its_cluster():
             pass
 
     with HTTPServer(("127.0.0.1", 0), Head) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         assert wait_for_jobs(server.server_port).returncode == 0
         server.shutdown()
     assert asked == [("/api/jobs/", "Bearer told")] * 2

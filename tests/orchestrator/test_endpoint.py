@@ -67,7 +67,8 @@ async def test_each_vote_is_a_request_with_its_own_seed():
     assert "Lima" in json.dumps(bodies[0]["messages"])
 
 
-async def test_what_may_pass_is_tried_again():
+async def test_what_may_pass_is_tried_again(monkeypatch):
+    monkeypatch.setattr("orchestrator.endpoint._FIRST_PAUSE_S", 0.05)
     later = lambda: web.Response(status=429, headers={"Retry-After": "0"})  # noqa: E731
     broken = lambda: web.Response(status=503)  # noqa: E731
     async with endpoint([later, broken, completion]) as (judge, asked):

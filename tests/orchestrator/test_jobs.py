@@ -115,7 +115,7 @@ def test_what_is_no_dashboard_is_told(free_port):
             pass
 
     with http.server.HTTPServer(("127.0.0.1", free_port), Page) as page:
-        threading.Thread(target=page.serve_forever, daemon=True).start()
+        threading.Thread(target=page.serve_forever, args=(0.01,), daemon=True).start()
         with pytest.raises(InfrastructureError, match="does not tell which Ray it runs"):
             Jobs(f"http://127.0.0.1:{free_port}")
         page.shutdown()

@@ -24,12 +24,12 @@ def test_a_file_that_shows_late_is_waited_for(tmp_path):
 
 def test_another_folder_of_the_same_name_is_told_and_left_as_it_is(tmp_path):
     (tmp_path / "marker").write_text("another one")
-    assert find_problem(tmp_path / "marker", "this one", VISIBLE_S) == "does not see it"
+    assert find_problem(tmp_path / "marker", "this one", 0.1) == "does not see it"
     assert [path.name for path in tmp_path.iterdir()] == ["marker"]
 
 
 def test_a_folder_that_is_not_there_is_not_made(tmp_path):
-    assert find_problem(tmp_path / "runs" / "marker", "this one", VISIBLE_S) == "has no such folder"
+    assert find_problem(tmp_path / "runs" / "marker", "this one", 0.1) == "has no such folder"
     assert not list(tmp_path.iterdir())
 
 
