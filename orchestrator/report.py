@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +71,16 @@ def write_report(run: RunDirectory) -> Path:
 def _charts(steps: Sequence[StepRow], evaluations: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
     if evaluations:
         yield _evaluation_chart(evaluations)
-    if len(evaluations) > len({row["phase"] for row in evaluations}):
+    if len(evaluations) > len(_last_of_each_phase(evaluations)):
         yield _evaluations_chart(evaluations)
     phases: dict[int, list[StepRow]] = {}
     for row in steps:
         phases.setdefault(row.phase_index, []).append(row)
-    for rows in phases.values():
-        of_phase = f" ({rows[0].phase})" if len(phases) > 1 else ""
+    kinds = [rows[0].phase for rows in phases.values()]
+    for index, rows in phases.items():
+        kind = rows[0].phase
+        name = kind if kinds.count(kind) == 1 else f"{kind}, phase {index + 1}"
+        of_phase = f" ({name})" if len(phases) > 1 else ""
         for title, names in _STEP_CHARTS:
             measured = [name for name in names if any(name in row.metrics for row in rows)]
             if measured:
@@ -85,9 +89,14 @@ def _charts(steps: Sequence[StepRow], evaluations: Sequence[Mapping[str, Any]]) 
             yield _time_chart("Time of a step" + of_phase, rows)
 
 
+def _last_of_each_phase(evaluations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Phases may alternate: one that comes again counts again."""
+    return [list(rows)[-1] for _, rows in groupby(evaluations, key=itemgetter("phase"))]
+
+
 def _evaluation_chart(evaluations: Sequence[Mapping[str, Any]]) -> Chart:
     figure, axes = _figure()
-    shown = list({row["phase"]: row for row in evaluations}.values())  # the last of each phase
+    shown = _last_of_each_phase(evaluations)
     accuracy = [row["accuracy"] for row in shown]
     below = [max(0.0, row["accuracy"] - row["accuracy_low"]) for row in shown]
     above = [max(0.0, row["accuracy_high"] - row["accuracy"]) for row in shown]

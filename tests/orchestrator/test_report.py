@@ -144,6 +144,22 @@ def test_report_of_one_step_and_one_evaluation(run):
     assert write_report(run).read_text("utf-8").count("<svg") == 3
 
 
+def test_each_phase_that_comes_again_has_bar_and_plots_of_its_own(run):
+    for index, step in ((1, 1), (3, 2)):
+        run.append_step(StepRow("distill", index, 1, step, 0.0, {"loss": 1 / step}))
+        run.append_evaluation(evaluation("distill", step, 0.5 + 0.1 * step, made_in=index), 0.0)
+        run.append_evaluation(evaluation("reinforce", step, 0.75, made_in=index + 1), 0.0)
+    text = write_report(run).read_text("utf-8")
+    assert re.findall(r"<figcaption><b>(.*?)</b>", text) == [
+        "Held-out accuracy",
+        "Loss (distill, phase 2)",
+        "Loss (distill, phase 4)",
+    ]
+    bars = re.search(r"<figure>.*?</figure>", text, re.DOTALL)
+    assert bars is not None
+    assert [bars[0].count(shown) for shown in ("0.600", "0.700", "0.750")] == [1, 1, 2]
+
+
 def test_report_leaves_no_global_plotting_state(run):
     run.append_step(StepRow("distill", 0, 1, 1, 0.0, {"loss": 1.0}))
     code = (
