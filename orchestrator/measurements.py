@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from evaluation.items import Benchmark
@@ -64,6 +66,11 @@ class Evaluation:
     def score(self, name: str) -> float:
         """By a metric's name without `eval/`, or a benchmark's."""
         return self.metrics()[f"{EVALUATED}{name}"]
+
+
+def last_of_each_phase(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of evaluations in order; a phase that comes again counts again."""
+    return [list(of_phase)[-1] for _, of_phase in groupby(rows, key=itemgetter("phase"))]
 
 
 def is_evaluation(row: Mapping[str, Any]) -> bool:

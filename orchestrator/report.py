@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, groupby
-from operator import itemgetter
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.page import COLOURS, INK, SOFT, Chart, new_figure, render_page, svg
 from orchestrator.console import PHASE_TITLES, duration, share
 from orchestrator.disk import atomic_writer
-from orchestrator.measurements import StepRow
+from orchestrator.measurements import StepRow, last_of_each_phase
 from orchestrator.metrics import metric
 from orchestrator.rundir import RunDirectory, TraceRecord
 from orchestrator.synthesis_report import synthesis_charts
@@ -71,7 +70,7 @@ def write_report(run: RunDirectory) -> Path:
 def _charts(steps: Sequence[StepRow], evaluations: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
     if evaluations:
         yield _evaluation_chart(evaluations)
-    if len(evaluations) > len(_last_of_each_phase(evaluations)):
+    if len(evaluations) > len(last_of_each_phase(evaluations)):
         yield _evaluations_chart(evaluations)
     phases: dict[int, list[StepRow]] = {}
     for row in steps:
@@ -89,14 +88,9 @@ def _charts(steps: Sequence[StepRow], evaluations: Sequence[Mapping[str, Any]]) 
             yield _time_chart("Time of a step" + of_phase, rows)
 
 
-def _last_of_each_phase(evaluations: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Phases may alternate: one that comes again counts again."""
-    return [list(rows)[-1] for _, rows in groupby(evaluations, key=itemgetter("phase"))]
-
-
 def _evaluation_chart(evaluations: Sequence[Mapping[str, Any]]) -> Chart:
     figure, axes = _figure()
-    shown = _last_of_each_phase(evaluations)
+    shown = last_of_each_phase(evaluations)
     accuracy = [row["accuracy"] for row in shown]
     below = [max(0.0, row["accuracy"] - row["accuracy_low"]) for row in shown]
     above = [max(0.0, row["accuracy_high"] - row["accuracy"]) for row in shown]

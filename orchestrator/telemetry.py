@@ -27,7 +27,7 @@ from orchestrator.console import (
 )
 from orchestrator.disk import writing
 from orchestrator.journal_records import Best
-from orchestrator.measurements import Evaluation, StepRow
+from orchestrator.measurements import Evaluation, StepRow, last_of_each_phase
 from orchestrator.metrics import SPANS, check_metrics
 from orchestrator.prometheus import RayMetrics
 from orchestrator.rundir import RunDirectory, TraceRecord
@@ -259,9 +259,8 @@ class Telemetry:
 
     def final_table(self, evaluations: Sequence[Evaluation], best: Best | None = None) -> None:
         """The last evaluation of each phase, with the gain of each phase."""
-        last = {evaluation.phase: evaluation.row() for evaluation in evaluations}
-        if last:
-            self._console.show(evaluations_table(list(last.values())))
+        if last := last_of_each_phase(evaluation.row() for evaluation in evaluations):
+            self._console.show(evaluations_table(last))
         if best is not None:
             self.say(f"the best by {best.by} ({best.score:.3f}): {best.path}")
 

@@ -314,13 +314,15 @@ def test_final_table_shows_what_each_phase_gained(run, clock):
             evaluation("distill", 20, 0.65),
             evaluation("reinforce", 30, 0.7),
             evaluation("reinforce", 60, 0.86),
+            evaluation("distill", 62, 0.88),
         ]
     )
     rows = [line for line in shown().splitlines() if line.startswith("│")]
-    assert [row.split()[1] for row in rows] == ["base", "distilled", "reinforced"]
+    assert [row.split()[1] for row in rows] == ["base", "distilled", "reinforced", "distilled"]
     assert "+0.150" in rows[1]
     assert "+0.210" in rows[2]
     assert "0.860 [0.810, 0.910]" in rows[2]
+    assert "+0.020" in rows[3]
 
 
 def test_samples_are_few_now_and_then_and_of_different_prompts(run, clock):
