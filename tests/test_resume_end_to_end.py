@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -14,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
+from driving import ROOT, drive, gavel_run, kill_when
 from safetensors.numpy import load_file
 
 from actors.environment import learner_environment
@@ -25,7 +24,6 @@ from orchestrator.rundir import RunDirectory
 from orchestrator.status import read_status
 from orchestrator.store import open_store
 
-ROOT = Path(__file__).parent.parent
 pytestmark = [pytest.mark.integration, pytest.mark.alone, pytest.mark.timeout(900)]
 SHORT = [
     "run.id=killed",
@@ -49,39 +47,7 @@ SHORT = [
 
 
 def command(runs: Path, *more: str) -> list[str]:
-    arguments = ["run", "configs/quickstart.yaml", f"run.dir={runs}", *SHORT, *more]
-    return [sys.executable, "-m", "orchestrator", *arguments]
-
-
-def kill_when(arguments: list[str], is_reached, what: str) -> str:
-    """Ends the driver by SIGKILL as soon as the run is where it should die; what it printed.
-
-    Nothing that it started may live on, but for two agents of Ray, which spend another minute on
-    telling the cluster of its end.
-    """
-    process = subprocess.Popen(
-        arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    deadline = time.monotonic() + 300
-    while not is_reached():
-        assert process.poll() is None, process.stdout.read()[-3000:]
-        assert time.monotonic() < deadline, f"{what}: not within 300 s"
-        time.sleep(0.05)
-    family = psutil.Process(process.pid).children(recursive=True)
-    family = [child for child in family if not is_agent(child)]
-    process.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not alive, f"{what}: {alive}"
-    return process.communicate(timeout=60)[0]
-
-
-def is_agent(process: psutil.Process) -> bool:
-    names = ("ray::DashboardAgent", "ray::RuntimeEnvAgent", "/agent.py", "/agent/main.py")
-    try:
-        command = " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return False
-    return any(name in command for name in names)
+    return gavel_run("configs/quickstart.yaml", f"run.dir={runs}", *SHORT, *more)
 
 
 def steps(run: Path, phase: str) -> list[dict]:
@@ -130,9 +96,7 @@ def killed(tmp_path_factory) -> Killed:
     assert refused.returncode == 2
     assert "reinforce.group_size: 4 -> 8" in refused.stderr
     last = [*all_kept, "rollout.workers=2", "--resume", "killed"]
-    done = subprocess.run(last, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
-    return Killed(run.path, [*said, done.stdout], before)
+    return Killed(run.path, [*said, drive(last)], before)
 
 
 def spoil(path: Path) -> None:
