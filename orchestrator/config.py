@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -239,11 +240,21 @@ class RunConfig(Section):
     @property
     def completion_tokens(self) -> int:
         """The longest completion of any phase."""
-        return max(
-            self.rollout.max_new_tokens,
-            *map(self.evaluation_tokens, self.evaluations),
-            0,
-        )
+        return max(self.completions.values())
+
+    @property
+    def completions(self) -> dict[str, int]:
+        """The longest completion, in tokens, of each that asks the run's engines, by its key."""
+        found = [("rollout.max_new_tokens", self.rollout.max_new_tokens)]
+        for settings in self.evaluations:
+            found.append(("evaluate.max_new_tokens", self.evaluation_tokens(settings)))
+        for phase in self.phases:
+            used = phase.settings.used if phase.kind == "synthesize" else {}
+            for name, teacher in used.items():
+                if teacher.uses == "policy":
+                    key = f"synthesize.teachers.{name}.max_new_tokens"
+                    found.append((key, teacher.max_new_tokens))
+        return dict(sorted(found, key=itemgetter(1)))
 
     @property
     def context_tokens(self) -> int:

@@ -133,10 +133,8 @@ def _parts(config: RunConfig) -> Iterator[str]:
 
 def _lengths(config: RunConfig) -> Iterator[str]:
     prompt, completion = config.data.max_prompt_tokens, config.completion_tokens
-    if config.rollout.max_new_tokens == completion:
-        longest = f"data.max_prompt_tokens ({prompt}) + rollout.max_new_tokens ({completion})"
-    else:
-        longest = f"data.max_prompt_tokens ({prompt}) + evaluate.max_new_tokens ({completion})"
+    key = next(key for key, tokens in config.completions.items() if tokens == completion)
+    longest = f"data.max_prompt_tokens ({prompt}) + {key} ({completion})"
     context = config.model.context_tokens
     if context is not None and context < prompt + completion:
         yield (

@@ -57,6 +57,7 @@ from orchestrator.shared_directory import check_shared
 from orchestrator.stopping import AskedToStop, StopRequest
 from orchestrator.store import Store, open_store
 from orchestrator.summary import FinalStatus, Summary
+from orchestrator.synthesis_report import synthesized
 from orchestrator.synthesize import run_ahead, synthesize
 from orchestrator.telemetry import Telemetry
 from orchestrator.versions import versions
@@ -78,7 +79,7 @@ def run(config: RunConfig) -> int:
     assert run_id is not None, "the command line names the run"
     directory = open_run(config.run.dir, run_id)
     if directory.is_begun:
-        check_unchanged(directory.read_config(), config_tree(config))
+        check_unchanged(directory.read_config(), config_tree(config), synthesized(directory.path))
     os.environ[RUN_VARIABLE] = run_id
     vitals = Vitals(run_id)
     say = partial(aside, vitals)

@@ -41,12 +41,15 @@ def check_inputs(config: RunConfig, facts: Facts) -> None:
         benchmark_items(config, lambda text: None, with_hub=False)
     if facts.model.folder is not None:
         check_model_folder(facts.model.folder)
-    for key, path in engine_teachers(config):
+        _check_positions(facts.model.folder, "model.path", config.context_tokens)
+    for key, path, tokens in engine_teachers(config):
         if (folder := model_folder(path, None)) is not None:
             check_model_folder(folder, key)
+            _check_positions(folder, key, tokens)
     for key, path in logit_teachers(config):  # given the student's own tokens
         if (folder := model_folder(path, None)) is not None:
             _check_weights(folder, key)
+            _check_positions(folder, key, config.trace_tokens)
 
 
 def check_model_folder(folder: Path, key: str = "model.path") -> None:
@@ -64,6 +67,21 @@ def check_model_folder(folder: Path, key: str = "model.path") -> None:
         raise ConfigurationError(
             f"{key}: {folder} has no chat template: add chat_template.jinja, or take a model "
             "that is tuned for chat"
+        )
+
+
+def _check_positions(folder: Path, key: str, tokens: int) -> None:
+    """As vLLM would refuse it, but before anything starts."""
+    values = read_json(folder / "config.json", key)
+    positions = values.get("max_position_embeddings")
+    rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
+    is_nested = any(isinstance(value, dict) for value in rope.values())  # by kind of layer
+    is_scaled = is_nested or rope.get("rope_type", rope.get("type", "default")) != "default"
+    if isinstance(positions, int) and not is_scaled and positions < tokens:
+        raise ConfigurationError(
+            f"{key}: {folder} has {positions:,} positions, and a prompt with its answer may have "
+            f"{tokens:,} tokens: lower data.max_prompt_tokens, max_new_tokens or "
+            "model.context_tokens, or take a model with a longer context"
         )
 
 
@@ -134,7 +152,8 @@ def _model(config: RunConfig, facts: Facts) -> Iterator[str]:
     path = config.model.path
     if path is not None and facts.model.folder is None:
         yield from _absent_model("model.path", path)
-    for key, other in dict.fromkeys((*engine_teachers(config), *logit_teachers(config))):
+    teachers = ((key, other) for key, other, _ in engine_teachers(config))
+    for key, other in dict.fromkeys((*teachers, *logit_teachers(config))):
         if model_folder(other, None) is None:
             yield from _absent_model(key, other)
 

@@ -49,11 +49,14 @@ MAY_CHANGE = (
     "checkpoint.",
     "distill.validate_every_steps",
     "evaluate.",
+    "synthesize.",  # what a phase has of it stands there
     "output.",
     "run.dir",
 )
 
 
+_LISTED = 20  # differences
+_OF_SYNTHESIS = re.compile(r"phases\.(\d+)\.synthesize\.")
 _OF_EVALUATION = re.compile(r"phases\.\d+\.(evaluate\.|distill\.validate_every_steps$)")
 
 
@@ -233,22 +236,39 @@ def tell_what_stands(directory: RunDirectory, journal: RunJournal, kinds: Sequen
     directory.keep_measured(rows, made)
 
 
-def check_unchanged(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raises ConfigurationError, with each difference, for keys that would change the past."""
+def check_unchanged(
+    then: Mapping[str, Any], now: Mapping[str, Any], synthesized: Container[int] = ()
+) -> None:
+    """Raises ConfigurationError, with the differences, for keys that would change the past.
+
+    `synthesized` are the phases of synthesis that have ended: of another one the answers are kept,
+    and what comes of them is decided anew (`Ledger.decide_by`).
+    """
+    if _kinds(then) != _kinds(now):
+        then, now = ({**tree, "phases": ", ".join(_kinds(tree))} for tree in (then, now))
     before, after = _flat(then), _flat(now)
     changed = [
         f"  {key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _may_change(key)
+        if before.get(key) != after.get(key) and not _may_change(key, synthesized)
     ]
     if changed:
+        if (more := len(changed) - _LISTED) > 0:
+            changed[_LISTED:] = [f"  and {more} more"]
         raise ConfigurationError(
-            "the run was begun with another configuration, and these keys would change what is "
-            "already done:\n" + "\n".join(changed) + "\nset them back, or choose another run id"
+            f"run {then['run']['id']} was begun with another configuration, and these keys would "
+            "change what is already done:\n" + "\n".join(changed) + "\nset them back, or choose "
+            "another run: run.id=NEW begins one, --resume RUN takes that one up"
         )
 
 
-def _may_change(key: str) -> bool:
+def _kinds(tree: Mapping[str, Any]) -> list[str]:
+    return [each if isinstance(each, str) else next(iter(each)) for each in tree["phases"]]
+
+
+def _may_change(key: str, synthesized: Container[int]) -> bool:
+    if of_synthesis := _OF_SYNTHESIS.match(key):
+        return int(of_synthesis[1]) not in synthesized
     return key.startswith(MAY_CHANGE) or _OF_EVALUATION.match(key) is not None
 
 

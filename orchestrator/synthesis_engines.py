@@ -6,7 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from orchestrator.config import RunConfig
 from orchestrator.eval_engines import engines
 from orchestrator.material import load_tokenizer
 from orchestrator.run import Run
+from orchestrator.synthesis_plan import of_engine_teacher
 from synthesis.passes import Scorer
 from synthesis.records import Answer, RequestFailed, TeacherRequest, Usage
 from synthesis.settings import Teacher
@@ -34,7 +35,7 @@ class FleetService:
 
     fleet: RolloutFleet
     tokenizer: Any
-    max_prompt_tokens: int
+    context_tokens: int
     end: Callable[[], Awaitable[None]] | None = None  # of a fleet that is this teacher's alone
 
     async def check(self) -> None:
@@ -42,10 +43,11 @@ class FleetService:
 
     async def answer(self, request: TeacherRequest) -> Answer:
         prompt = tokenize_prompt(request.presentation, request.messages, self.tokenizer)
-        if len(prompt.token_ids) > self.max_prompt_tokens:
+        if len(prompt.token_ids) + request.max_new_tokens > self.context_tokens:
             raise RequestFailed(
-                f"its prompt has {len(prompt.token_ids):,} tokens, more than "
-                f"{self.max_prompt_tokens:,}"
+                f"its prompt of {len(prompt.token_ids):,} tokens and an answer of "
+                f"{request.max_new_tokens:,} do not fit into the context of "
+                f"{self.context_tokens:,}: raise model.context_tokens"
             )
         asked = GenerationRequest(
             presentation_uid=request.presentation.uid,
@@ -74,17 +76,15 @@ class FleetService:
 def policy_service(run: Run) -> FleetService:
     """The run's own engines, which hold its current weights."""
     tokenizer = load_tokenizer(run.config, run.material.model_path)
-    return FleetService(run.fleet, tokenizer, run.config.data.max_prompt_tokens)
+    return FleetService(run.fleet, tokenizer, run.config.context_tokens)
 
 
 async def engine_service(
     stack: ExitStack, config: RunConfig, teacher: Teacher, say: Callable[[str], object]
 ) -> FleetService:
     """Engines of the teacher's own, on a cluster that is left when the teacher is not needed."""
-    model = config.model.model_copy(update={"path": teacher.model, "make": None, "revision": None})
-    rollout = replace(config.rollout, max_new_tokens=teacher.max_new_tokens)
-    own = config.model_copy(update={"model": model, "rollout": rollout})
-    cpus = max(os.cpu_count() or 1, rollout.workers * rollout.cpu_threads)
+    own = of_engine_teacher(config, teacher)
+    cpus = max(os.cpu_count() or 1, own.rollout.workers * own.rollout.cpu_threads)
     cluster = stack.enter_context(ray_cluster(cpus))
     say(f"starting rollout workers for {teacher.model}")
     opened = engines(own, cluster, tell=say)
@@ -94,7 +94,7 @@ async def engine_service(
     async def end() -> None:
         await opened.__aexit__(None, None, None)
 
-    return FleetService(fleet, tokenizer, config.data.max_prompt_tokens, end)
+    return FleetService(fleet, tokenizer, own.context_tokens, end)
 
 
 def policy_scorer(run: Run) -> Scorer:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from judging.prompts import PromptTemplate, load_template
 from orchestrator.config import RunConfig
 from orchestrator.facts import Parts
 from orchestrator.synthesis_rules import most_output_usd
 from synthesis.functions import load_function
-from synthesis.settings import Pass, SynthesizeSettings
+from synthesis.settings import Pass, SynthesizeSettings, Teacher
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +131,22 @@ def check_teachers(config: RunConfig) -> None:
                     load_function(name, teacher.uses, teacher.options)
 
 
-def engine_teachers(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """Key and folder or hub id of each model that writes traces on engines of its own."""
+def engine_teachers(config: RunConfig) -> Iterator[tuple[str, str, int]]:
+    """Key, folder or hub id, and context in tokens of each model that writes traces on engines of
+    its own."""
     for phase in config.phases:
         if phase.kind == "synthesize":
             for name, teacher in phase.settings.used.items():
                 if teacher.uses == "engines" and teacher.model is not None:
-                    yield f"synthesize.teachers.{name}.model", teacher.model
+                    tokens = of_engine_teacher(config, teacher).context_tokens
+                    yield f"synthesize.teachers.{name}.model", teacher.model, tokens
+
+
+def of_engine_teacher(config: RunConfig, teacher: Teacher) -> RunConfig:
+    """What the engines of a teacher's own model go by."""
+    model = config.model.model_copy(update={"path": teacher.model, "make": None, "revision": None})
+    rollout = replace(config.rollout, max_new_tokens=teacher.max_new_tokens)
+    return config.model_copy(update={"model": model, "rollout": rollout, "phases": ()})
 
 
 def logit_teachers(config: RunConfig) -> Iterator[tuple[str, str]]:

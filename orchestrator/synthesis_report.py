@@ -61,11 +61,17 @@ def _table(*names: str) -> Table:
     return table
 
 
+def synthesized(run_path: Path) -> dict[int, Path]:
+    """The summaries of the phases of synthesis that have ended, by phase."""
+    found = sorted(run_path.glob(f"synthesis/*/{SUMMARY}"))
+    return {int(path.parent.name): path for path in found}
+
+
 def synthesis_charts(run_path: Path) -> Iterator[Chart]:
     """Of each phase of synthesis that has ended."""
-    for path in sorted(run_path.glob(f"synthesis/*/{SUMMARY}")):
+    for phase, path in synthesized(run_path).items():
         with suppress(OSError, ValueError, LookupError, TypeError):  # of a file that was spoilt
-            yield _chart(int(path.parent.name), json.loads(path.read_text("utf-8")))
+            yield _chart(phase, json.loads(path.read_text("utf-8")))
 
 
 def _chart(phase: int, summary: Mapping[str, Any]) -> Chart:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,11 @@ async def _synthesize(
         if settings.cache is not None:
             cache = stack.enter_context(Ledger(Path(settings.cache) / CACHE, is_shared=True))
             cache.check_templates(_versions(templates))
+        if forgotten := ledger.decide_by(_decided_by(settings, templates)):
+            telemetry.say(
+                f"other settings than before: {forgotten:,} pairs are decided anew, from the "
+                "answers there are and those still needed"
+            )
         if reopened := ledger.reopen_unanswered():
             telemetry.say(f"pairs whose teachers did not answer, asked about again: {reopened:,}")
         tally = Tally.of(ledger.outcomes())
@@ -182,6 +188,12 @@ def _pairs(split: Split, settings: SynthesizeSettings) -> Sequence[PreferencePai
 
 def _versions(templates: Sequence[PromptTemplate]) -> dict[str, str]:
     return {template.name: template_version(template) for template in templates}
+
+
+def _decided_by(settings: SynthesizeSettings, templates: Sequence[PromptTemplate]) -> str:
+    """A hash of all that outcomes follow from beside the answers, and of more."""
+    written = json.dumps([asdict(settings), _versions(templates)], sort_keys=True, default=str)
+    return hashlib.sha256(written.encode()).hexdigest()
 
 
 def _longest_s(settings: SynthesizeSettings) -> float:

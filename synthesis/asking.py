@@ -94,8 +94,8 @@ class Probation:
                 f"synthesize.teachers.{self.name}: {self._nonsense} of its first {self._read} "
                 f"answers hold no verdict{error and f' ({error})'}, more than "
                 f"synthesize.max_nonsense ({self.max_nonsense:g}) of {self.window}, and nothing "
-                "more was asked: look at them with gavel synthesis, and correct its model, "
-                "template or max_new_tokens"
+                "more was asked: look at them with gavel synthesis, correct its model, "
+                "template or max_new_tokens, and go on with --resume"
             )
             raise self._failed
         async with self._changed:

@@ -63,6 +63,7 @@ CREATE TABLE IF NOT EXISTS outcomes (
     attempts TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS templates (name TEXT PRIMARY KEY, version TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS decided_by (settings TEXT NOT NULL);
 """
 
 _UNDECIDED = (
@@ -247,10 +248,27 @@ class Ledger:
     def reopen_unanswered(self) -> int:
         """Takes back the outcomes of pairs, not kept, with unanswered requests; how many."""
         unanswered = """attempts LIKE '%"is_unanswered": true%'"""
+        (reopened,) = self._change(f"DELETE FROM outcomes WHERE state != 'kept' AND {unanswered}")
+        return reopened
+
+    def decide_by(self, settings: str) -> int:
+        """Takes back the outcomes that were decided by settings of another hash; how many. Answers
+        stay."""
+        if list(self._read("SELECT settings FROM decided_by")) == [(settings,)]:
+            return 0
+        forgotten, *_ = self._change(
+            "DELETE FROM outcomes",
+            "DELETE FROM decided_by",
+            "INSERT INTO decided_by VALUES (:settings)",
+            settings=settings,
+        )
+        return forgotten
+
+    def _change(self, *statements: str, **values: str) -> list[int]:
+        """How many rows each has changed."""
         try:
             with self._lock:
-                statement = f"DELETE FROM outcomes WHERE state != 'kept' AND {unanswered}"
-                return self._connection.execute(statement).rowcount
+                return [self._connection.execute(each, values).rowcount for each in statements]
         except sqlite3.Error as error:
             raise self._told(error) from error
 

@@ -33,13 +33,11 @@ BY_ITSELF = {
     "of": "reinforce",
     "pairs": PAIRS,
     "order": "both",
-    "keep": "reward",
     "checks": CHECKS,
 }
 PHASES = [
     {"distill": {"max_steps": 60}},
     {"reinforce": {"max_steps": 2, "prompts_per_step": 16, "mini_batch_prompts": 16}},
-    {"synthesize": BY_ITSELF},
     {"distill": {"epochs": 1, "batch_size": 16, "optimizer": {"learning_rate": 1.0e-4}}},
     "evaluate",
 ]
@@ -61,26 +59,32 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    """Killed while the policy writes, and taken up with another choice of what is kept."""
     folder = tmp_path_factory.mktemp("runs")
-    tree = {"extends": str(ROOT / "configs/self-distillation.yaml"), "phases": PHASES, **SHORT}
-    tree["run"] = {"id": "own", "dir": str(folder)}
-    (folder / "own.yaml").write_text(yaml.safe_dump(tree))
     run = RunDirectory(folder / "own")
+
+    def keeping(keep: str) -> list[str]:
+        by_itself = {"synthesize": {**BY_ITSELF, "keep": keep}}
+        phases = [*PHASES[:2], by_itself, *PHASES[2:]]
+        tree = {"extends": str(ROOT / "configs/self-distillation.yaml"), "phases": phases, **SHORT}
+        tree["run"] = {"id": "own", "dir": str(folder)}
+        (folder / "own.yaml").write_text(yaml.safe_dump(tree))
+        return gavel_run(folder / "own.yaml")
 
     def writes() -> bool:
         status = read_status(run, time.time())
         return status.phase == "synthesize" and status.step >= PAIRS / 10
 
-    command = gavel_run(folder / "own.yaml")
-    kill_when(command, writes, "a tenth of the synthesis")
+    kill_when(keeping("shortest"), writes, "a tenth of the synthesis")
     before = answers(run.path, 2)
-    return Finished(run.path, drive([*command, "--resume"]), before)
+    return Finished(run.path, drive([*keeping("reward"), "--resume"]), before)
 
 
 def test_what_the_policy_has_written_is_not_asked_again(finished: Finished) -> None:
     after = answers(finished.run, 2)
     assert 0 < len(finished.before) < len(after) == PAIRS * 2 * SAMPLES
     assert {key: after[key] for key in finished.before} == finished.before
+    assert "other settings than before" in finished.said
 
 
 def test_its_traces_are_right_in_both_orders_and_the_next_phase_learns_from_them(

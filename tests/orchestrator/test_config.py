@@ -74,6 +74,17 @@ def refusal(path, *overrides):
             ["model.make.max_position_embeddings", "model.context_tokens"],
         ),
         (
+            [
+                "synthesize={teachers: {own: {uses: policy, max_new_tokens: 4096}}}",
+                "phases=[distill, synthesize: {passes: [{teacher: own}]}]",
+                "synthesize.checks.weights=false",
+            ],
+            [
+                "model.make.max_position_embeddings (512)",
+                "synthesize.teachers.own.max_new_tokens (4096)",
+            ],
+        ),
+        (
             ["evaluate.max_new_tokens=100", "model.context_tokens=160"],
             ["model.context_tokens", "evaluate.max_new_tokens"],
         ),

@@ -229,6 +229,25 @@ def test_a_folder_that_is_no_model_is_refused(model, file, content, part):
     assert str(model) in str(caught.value)
 
 
+def test_a_model_with_too_few_positions_is_refused_unless_they_are_stretched(model):
+    config, path = at(model), model / "config.json"
+    facts = replace(FACTS, model=model_facts(config))
+    values = json.loads(path.read_text())
+
+    def check(**changes):
+        path.write_text(json.dumps(values | changes))
+        check_inputs(config, facts)
+
+    few = config.context_tokens - 1
+    with pytest.raises(ConfigurationError, match=f"^model.path: {model} has {few:,} positions"):
+        check(max_position_embeddings=few)
+    check(max_position_embeddings=few + 1)
+    check(max_position_embeddings=few, rope_scaling={"type": "yarn", "factor": 4.0})
+    check(max_position_embeddings=few, rope_parameters={"full": {"rope_type": "linear"}})
+    with pytest.raises(ConfigurationError):
+        check(max_position_embeddings=few, rope_parameters={"rope_type": "default"})
+
+
 def test_pickled_weights_are_refused_with_the_mend(model):
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     with pytest.raises(ConfigurationError, match=r"pytorch_model\.bin, a pickle"):

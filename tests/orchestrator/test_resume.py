@@ -29,6 +29,7 @@ WHOLE = SimpleNamespace(  # what is on disk
     checkpoint_name=lambda step: f"checkpoints/{step}",
 )
 QUICKSTART = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+SELF_DISTILLATION = QUICKSTART.with_name("self-distillation.yaml")
 
 
 @pytest.fixture
@@ -172,11 +173,39 @@ def test_what_changes_only_where_and_how_fast_may_change():
 
 def test_what_would_change_the_past_is_refused_with_each_difference():
     then = config_tree(load_config(QUICKSTART))
-    changes = ["reinforce.group_size=8", "data.generate.seed=5", "phases=[distill]"]
+    changes = ["reinforce.group_size=8", "data.generate.seed=5", "phases=[distill]", "run.id=one"]
     with pytest.raises(ConfigurationError) as refused:
         check_unchanged(then, config_tree(load_config(QUICKSTART, changes)))
     message = str(refused.value)
     assert "reinforce.group_size: 4 -> 8" in message
     assert "data.generate.seed: 0 -> 5" in message
-    assert "phases.1.distill.epochs: 12.0 -> None" in message
-    assert "set them back, or choose another run id" in message
+    assert "phases: 'evaluate, distill, evaluate, reinforce, evaluate' -> 'distill'" in message
+    assert "phases.1" not in message
+    assert "set them back, or choose another run" in message
+
+
+def test_of_many_differences_some_are_shown_and_the_run_is_named():
+    then = config_tree(load_config(QUICKSTART, ["run.id=one"]))
+    now = config_tree(load_config(QUICKSTART, ["run.id=one"]))
+    now["model"]["make"] = {f"key{number}": 0 for number in range(40)}
+    with pytest.raises(ConfigurationError, match="run one was begun with") as refused:
+        check_unchanged(then, now)
+    shown = [line for line in str(refused.value).splitlines() if line.startswith("  ")]
+    changed = len(then["model"]["make"]) + 40
+    assert len(shown) == 21
+    assert shown[-1] == f"  and {changed - 20} more"
+
+
+def test_a_synthesis_may_be_given_other_settings_until_it_has_ended():
+    def tree(tokens):
+        own = f"{{uses: policy, max_new_tokens: {tokens}}}"
+        changes = (f"synthesize.teachers.self={own}", "synthesize.max_requests=7", "run.id=one")
+        return config_tree(load_config(SELF_DISTILLATION, changes if tokens > 64 else changes[2:]))
+
+    check_unchanged(tree(64), tree(65))
+    check_unchanged(tree(64), tree(65), {3})
+    with pytest.raises(ConfigurationError) as refused:
+        check_unchanged(tree(64), tree(65), {4})
+    message = str(refused.value)
+    assert "phases.4.synthesize.teachers.self.max_new_tokens: 64 -> 65" in message
+    assert "phases.4.synthesize.max_requests: None -> 7" in message

@@ -12,6 +12,7 @@ from orchestrator.synthesis_engines import FleetService, policy_scorer
 from synthesis.records import Answer, RequestFailed, TeacherRequest, Usage
 
 PAIR = PreferencePair("uid", (Message("user", "2 + 2?"),), "4", "5", "sums")
+CONTEXT = 115  # tokens of the prompt and of the longest answer
 SHOWN = Presentation(PAIR, "chosen_first")
 
 
@@ -55,7 +56,7 @@ def request(key="f" * 32, sample=0):
 
 async def test_the_fleet_is_asked_as_the_request_says_and_the_same_key_gives_the_same_seed():
     fleet = Fleet()
-    service = FleetService(fleet, Tokenizer(), 100)
+    service = FleetService(fleet, Tokenizer(), CONTEXT)
     answer = await service.answer(request())
     assert answer == Answer("a trace", usage=Usage(16, 0, 7))
     await service.answer(request())
@@ -69,21 +70,21 @@ async def test_the_fleet_is_asked_as_the_request_says_and_the_same_key_gives_the
 
 
 async def test_an_answer_that_was_cut_off_is_told():
-    answer = await FleetService(Fleet(FinishReason.LENGTH), Tokenizer(), 100).answer(request())
+    answer = await FleetService(Fleet(FinishReason.LENGTH), Tokenizer(), CONTEXT).answer(request())
     assert answer.is_truncated
 
 
 async def test_a_prompt_that_is_too_long_is_not_sent():
     fleet = Fleet()
-    with pytest.raises(RequestFailed, match="its prompt has 16 tokens, more than 15"):
-        await FleetService(fleet, Tokenizer(), 15).answer(request())
+    with pytest.raises(RequestFailed, match=r"prompt of 16 tokens .* of 99 .* context of 114:"):
+        await FleetService(fleet, Tokenizer(), CONTEXT - 1).answer(request())
     assert fleet.asked == []
 
 
 async def test_what_engines_refuse_is_of_that_request_alone():
     fleet = Fleet(error=DataError("longer than the context"))
     with pytest.raises(RequestFailed, match="longer than the context"):
-        await FleetService(fleet, Tokenizer(), 100).answer(request())
+        await FleetService(fleet, Tokenizer(), CONTEXT).answer(request())
 
 
 async def test_a_fleet_of_its_own_is_ended_and_the_runs_is_not():
@@ -92,8 +93,8 @@ async def test_a_fleet_of_its_own_is_ended_and_the_runs_is_not():
     async def end():
         ended.set()
 
-    await FleetService(Fleet(), Tokenizer(), 100).close()
-    await FleetService(Fleet(), Tokenizer(), 100, end).close()
+    await FleetService(Fleet(), Tokenizer(), CONTEXT).close()
+    await FleetService(Fleet(), Tokenizer(), CONTEXT, end).close()
     assert ended.is_set()
 
 

@@ -96,6 +96,19 @@ def test_only_a_teacher_that_writes_needs_a_chat_template(tmp_path):
     check_inputs(learning_from(str(folder), tmp_path), FACTS)
 
 
+@pytest.mark.parametrize(
+    ("make", "key"), [(asking_engines, ENGINES), (learning_from, LOGITS)], ids=["engines", "logits"]
+)
+def test_a_teacher_with_too_few_positions_is_refused(make, key, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("tokenizer.json", "model.safetensors", "chat_template.jinja"):
+        (folder / name).write_text("{}")
+    (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 100}))
+    with pytest.raises(ConfigurationError, match=f"^{key}: .* has 100 positions, and a prompt"):
+        check_inputs(make(str(folder), tmp_path), FACTS)
+
+
 def test_policy_is_the_name_of_no_model(tmp_path):
     config = learning_from("policy", tmp_path)
     check_inputs(config, FACTS)

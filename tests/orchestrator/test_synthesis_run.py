@@ -190,6 +190,18 @@ def test_nonsense_stops_it_before_more_is_sent(stub, configured):
     assert stats(url)["requests"] <= 8
 
 
+def test_after_nonsense_it_goes_on_with_what_was_corrected(stub, configured, tmp_path):
+    changes = {"nonsense_window": 8, "passes": [{"teacher": "first"}]}
+    assert drive(configured(stub("--nonsense"), **changes)).returncode == 2
+    url = stub("--latency-ms", "1")
+    again = configured(url, teacher={"max_new_tokens": 127}, **changes)
+    done = drive(again, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "other settings than before" in done.stdout
+    assert summary(tmp_path)["pairs"] == stats(url)["answered"] == PAIRS
+    assert summary(tmp_path)["kept"] > PAIRS / 2
+
+
 def other_templates(configured, tmp_path, url):
     with Ledger(tmp_path / "answers" / "answers.sqlite", is_shared=True) as cache:
         cache.check_templates({"compact": "another version"})

@@ -32,6 +32,22 @@ def rows(path, statement):
         return connection.execute(statement).fetchall()
 
 
+async def test_other_settings_take_outcomes_back_and_leave_what_was_paid_for(path):
+    with Ledger(path) as ledger:
+        assert ledger.decide_by("these") == 0
+        await answered(ledger, "k")
+        await ledger.decide(sample_outcome("a"))
+        assert ledger.decide_by("these") == 0
+        assert ledger.decided() == {"a"}
+    with Ledger(path) as ledger:
+        assert ledger.decide_by("others") == 1
+        assert ledger.decided() == set()
+        assert await ledger.find("k") == sample_answer()
+        await ledger.decide(sample_outcome("a"))
+        assert ledger.decide_by("others") == 0
+        assert ledger.decided() == {"a"}
+
+
 async def answered(ledger, key, answer=None, cost_nusd=0, is_from_cache=False):
     await ledger.answered(
         key,
