@@ -21,6 +21,7 @@ from orchestrator.eval_engines import EngineJudge, requests_in_flight
 from orchestrator.journal_records import Best
 from orchestrator.material import load_tokenizer
 from orchestrator.measurements import EvaluatedPhase, Evaluation
+from orchestrator.phase_kinds import TRAINING
 from orchestrator.recovery import on_learners
 from orchestrator.run import Run
 from orchestrator.trace_record import trace_records
@@ -68,7 +69,9 @@ async def _evaluate(
     if settings.benchmarks:
         benchmarks = await _judge_benchmarks(run, index, settings, tokens)
     result = evaluate_pairs(judged, seed=seed)
-    evaluation = Evaluation(trained, run.steps, result, index, benchmarks)
+    kinds = [phase.kind for phase in run.config.phases[: index + 1]]
+    trained_in = max((i for i, kind in enumerate(kinds) if kind in TRAINING), default=None)
+    evaluation = Evaluation(trained, run.steps, result, index, benchmarks, trained_in)
     records = trace_records(groups)
     run.directory.write_traces(index, "evaluate", run.steps, records)
     await _record(run, index, step, evaluation)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from itertools import groupby
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from evaluation.items import Benchmark
@@ -40,10 +39,12 @@ class Evaluation:
     result: EvaluationResult
     made_in: int  # index of the phase
     benchmarks: Mapping[str, float] = field(default_factory=dict)  # totals, as shares
+    trained_in: int | None = None  # index of the phase that trained the weights; None: none did
 
     def row(self) -> dict[str, Any]:
         """Flat, as tables show it and the journal keeps it; a share of nothing is None."""
-        place = {"phase": self.phase, "step": self.step, "made_in": self.made_in}
+        names = ("phase", "step", "made_in", "trained_in")
+        place = {name: getattr(self, name) for name in names}
         row = {**place, **asdict(self.result), "benchmarks": dict(self.benchmarks)}
         row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
         return row
@@ -56,7 +57,8 @@ class Evaluation:
         values: dict[str, Any] = {f.name: row.get(f.name) for f in fields(EvaluationResult)}
         values["accuracy_interval"] = (row["accuracy_low"], row["accuracy_high"])
         result = EvaluationResult(**values)
-        return cls(row["phase"], row["step"], result, row["made_in"], row["benchmarks"])
+        place = (row["phase"], row["step"], result, row["made_in"], row["benchmarks"])
+        return cls(*place, row.get("trained_in"))
 
     def metrics(self) -> dict[str, float]:
         row = {**self.row(), **self.benchmarks}
@@ -70,7 +72,11 @@ class Evaluation:
 
 def last_of_each_phase(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of evaluations in order; a phase that comes again counts again."""
-    return [list(of_phase)[-1] for _, of_phase in groupby(rows, key=itemgetter("phase"))]
+    return [list(of_phase)[-1] for _, of_phase in groupby(rows, key=_trained)]
+
+
+def _trained(row: Mapping[str, Any]) -> tuple[str, int | None]:
+    return row["phase"], row.get("trained_in")
 
 
 def is_evaluation(row: Mapping[str, Any]) -> bool:

@@ -49,7 +49,7 @@ def check_inputs(config: RunConfig, facts: Facts) -> None:
     for key, path in logit_teachers(config):  # given the student's own tokens
         if (folder := model_folder(path, None)) is not None:
             _check_weights(folder, key)
-            _check_positions(folder, key, config.trace_tokens)
+            _check_positions(folder, key, config.context_tokens)
 
 
 def check_model_folder(folder: Path, key: str = "model.path") -> None:
@@ -75,8 +75,8 @@ def _check_positions(folder: Path, key: str, tokens: int) -> None:
     values = read_json(folder / "config.json", key)
     positions = values.get("max_position_embeddings")
     rope = values.get("rope_scaling") or values.get("rope_parameters") or {}
-    is_nested = any(isinstance(value, dict) for value in rope.values())  # by kind of layer
-    is_scaled = is_nested or rope.get("rope_type", rope.get("type", "default")) != "default"
+    is_plain = isinstance(rope, dict) and not any(isinstance(each, dict) for each in rope.values())
+    is_scaled = not is_plain or rope.get("rope_type", rope.get("type", "default")) != "default"
     if isinstance(positions, int) and not is_scaled and positions < tokens:
         raise ConfigurationError(
             f"{key}: {folder} has {positions:,} positions, and a prompt with its answer may have "

@@ -242,7 +242,7 @@ def check_unchanged(
     """Raises ConfigurationError, with the differences, for keys that would change the past.
 
     `synthesized` are the phases of synthesis that have ended: of another one the answers are kept,
-    and what comes of them is decided anew (`Ledger.decide_by`).
+    and what comes of them is decided anew (`Ledger.decide_by`). Prices may only be added to others.
     """
     if _kinds(then) != _kinds(now):
         then, now = ({**tree, "phases": ", ".join(_kinds(tree))} for tree in (then, now))
@@ -250,7 +250,7 @@ def check_unchanged(
     changed = [
         f"  {key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not _may_change(key, synthesized)
+        if before.get(key) != after.get(key) and not _may_change(key, before, synthesized)
     ]
     if changed:
         if (more := len(changed) - _LISTED) > 0:
@@ -266,9 +266,12 @@ def _kinds(tree: Mapping[str, Any]) -> list[str]:
     return [each if isinstance(each, str) else next(iter(each)) for each in tree["phases"]]
 
 
-def _may_change(key: str, synthesized: Container[int]) -> bool:
+def _may_change(key: str, before: Mapping[str, Any], synthesized: Container[int]) -> bool:
     if of_synthesis := _OF_SYNTHESIS.match(key):
-        return int(of_synthesis[1]) not in synthesized
+        prices = f"{of_synthesis[0]}prices"
+        is_new_price = key not in before and prices not in before  # else what was spent is unknown
+        is_price = key == prices or key.startswith(f"{prices}.")
+        return int(of_synthesis[1]) not in synthesized and (is_new_price or not is_price)
     return key.startswith(MAY_CHANGE) or _OF_EVALUATION.match(key) is not None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Container, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -30,6 +31,7 @@ T = TypeVar("T")
 ANSWER_S = 300.0  # for the files of one commit, or what changed since the last checkpoint
 CHECK_S = 3600.0  # to read a checkpoint
 _READ = ("config.yaml", "summary.json", "metrics.jsonl")
+_OF_SYNTHESIS = re.compile(r"synthesis/\d+/(summary\.json|dataset/.)")
 _ELSEWHERE = ("journal", "batches", "checkpoints", "model")  # not copied with the rest
 
 
@@ -239,6 +241,6 @@ def _needed(found: Iterable[str]) -> Iterator[str]:
     yield from last.values()
     for name in found:
         is_open_work = name.startswith("open/") and name.endswith(".safetensors")
-        is_kept = name.startswith(("benchmarks/", "teacher/"))
+        is_kept = name.startswith(("benchmarks/", "teacher/")) or _OF_SYNTHESIS.match(name)
         if is_open_work or is_kept or name in _READ:
             yield name

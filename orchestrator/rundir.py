@@ -362,7 +362,7 @@ def _step_row(row: StepRow) -> dict[str, Json]:
 
 
 def _evaluation_row(evaluation: Evaluation, at_s: float) -> dict[str, Json]:
-    place = {name: getattr(evaluation, name) for name in ("phase", "made_in", "step")}
+    place = {name: getattr(evaluation, name) for name in ("phase", "made_in", "trained_in", "step")}
     return {**place, "at_s": at_s, **evaluation.metrics()}
 
 

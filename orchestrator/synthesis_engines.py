@@ -47,7 +47,8 @@ class FleetService:
             raise RequestFailed(
                 f"its prompt of {len(prompt.token_ids):,} tokens and an answer of "
                 f"{request.max_new_tokens:,} do not fit into the context of "
-                f"{self.context_tokens:,}: raise model.context_tokens"
+                f"{self.context_tokens:,}: lower max_new_tokens, or raise model.context_tokens in "
+                "a run of its own"
             )
         asked = GenerationRequest(
             presentation_uid=request.presentation.uid,

@@ -144,7 +144,11 @@ def engine_teachers(config: RunConfig) -> Iterator[tuple[str, str, int]]:
 
 def of_engine_teacher(config: RunConfig, teacher: Teacher) -> RunConfig:
     """What the engines of a teacher's own model go by."""
-    model = config.model.model_copy(update={"path": teacher.model, "make": None, "revision": None})
+    tokens = config.data.max_prompt_tokens + teacher.max_new_tokens
+    context = config.model.context_tokens and max(config.model.context_tokens, tokens)
+    model = config.model.model_copy(
+        update={"path": teacher.model, "make": None, "revision": None, "context_tokens": context}
+    )
     rollout = replace(config.rollout, max_new_tokens=teacher.max_new_tokens)
     return config.model_copy(update={"model": model, "rollout": rollout, "phases": ()})
 

@@ -53,6 +53,11 @@ from synthesis.tally import Tally
 CHECK_S = 120.0  # until all services have said that they can be asked
 LEDGER, CACHE = "ledger.sqlite", "answers.sqlite"
 _SHOWN_EVERY_S, _SHOWN_SHARE = 2.0, 0.02  # of the time, at most
+# Of a teacher, what decides its answers.
+_ASKED = (
+    *("uses", "model", "temperature", "max_new_tokens"),
+    *("parameters", "options", "keep_reasoning"),
+)
 _ROOM_S = 30.0  # beyond a try's own deadline, for those of a driver that died
 
 
@@ -152,7 +157,7 @@ async def _synthesize(
         tally = Tally.of(ledger.outcomes())
         async with _askers(parts, folder, settings, ledger, cache) as askers:
             await check_all(list(askers.values()), CHECK_S)
-            await _take_up(folder, askers, telemetry.say)
+            await _take_up(folder, askers, ledger, settings.prices, telemetry.say)
             done = tally.asked
             stack.enter_context(telemetry.phase("synthesize", index, len(pairs), done=done))
             work = Synthesis(
@@ -191,8 +196,14 @@ def _versions(templates: Sequence[PromptTemplate]) -> dict[str, str]:
 
 
 def _decided_by(settings: SynthesizeSettings, templates: Sequence[PromptTemplate]) -> str:
-    """A hash of all that outcomes follow from beside the answers, and of more."""
-    written = json.dumps([asdict(settings), _versions(templates)], sort_keys=True, default=str)
+    """A hash of what outcomes follow from, beside the answers."""
+    rest = {name: getattr(settings, name) for name in ("passes", "of", "pairs", "order", "keep")}
+    asked = {
+        name: {field: getattr(teacher, field) for field in _ASKED}
+        for name, teacher in settings.used.items()
+    }
+    decisive = [asked, rest, asdict(settings.checks), _versions(templates)]
+    written = json.dumps(decisive, sort_keys=True, default=str)
     return hashlib.sha256(written.encode()).hexdigest()
 
 
@@ -265,7 +276,13 @@ async def _services(
             await asyncio.gather(*(each.close() for each in services.values()))
 
 
-async def _take_up(folder: Path, askers: Mapping[str, Asker], say: Callable[[str], object]) -> None:
+async def _take_up(
+    folder: Path,
+    askers: Mapping[str, Asker],
+    ledger: Ledger,
+    prices: Mapping[str, Price] | None,
+    say: Callable[[str], object],
+) -> None:
     """What teachers answered to a driver that did not live to write it down."""
     services = {name: asker.service for name, asker in askers.items()}
     endpoints = {name: each for name, each in services.items() if isinstance(each, Endpoint)}
@@ -277,7 +294,9 @@ async def _take_up(folder: Path, askers: Mapping[str, Asker], say: Callable[[str
         for entry in entries:
             answer = endpoints[entry["teacher"]].read(entry["body"])
             if answer is not None:
-                await askers[entry["teacher"]].take_up(entry["key"], answer)
+                model = ledger.model_of(entry["key"])  # another one may write for the teacher now
+                price = price_of(prices, model)
+                await askers[entry["teacher"]].take_up(entry["key"], answer, model, price)
         path.unlink()
 
 

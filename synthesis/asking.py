@@ -249,15 +249,15 @@ class Asker:
             await self._write(self._cache, request, answer, cost=cost, is_from_cache=False)
         return answer
 
-    async def take_up(self, key: str, answer: Answer) -> None:
-        """An answer that came for a driver that died."""
-        cost = cost_nusd(answer.usage, self._price, is_batch=self._is_batch)
+    async def take_up(self, key: str, answer: Answer, model: str, price: Price | None) -> None:
+        """An answer that came for a driver that died, by what was its model then."""
+        cost = cost_nusd(answer.usage, price, is_batch=self._is_batch)
         if await self._ledger.find(key) is None:
             self._budget.spend(cost)
         for ledger in (self._ledger, self._cache):
             if ledger is not None:
                 await ledger.answered(
-                    key, self.name, self.model, answer, cost_nusd=cost, is_from_cache=False
+                    key, self.name, model, answer, cost_nusd=cost, is_from_cache=False
                 )
 
     async def _write(

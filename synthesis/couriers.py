@@ -163,7 +163,8 @@ async def wait_for_others(folder: Path, timeout_s: float, say: Callable[[str], o
             if time.monotonic() > deadline_s:
                 raise InfrastructureError(
                     f"{folder / LOCK}: a process of the driver before still waits for answers "
-                    f"after {timeout_s:.0f} s: end it, and go on with --resume"
+                    f"after {timeout_s:.0f} s: go on with --resume when it has ended, by itself "
+                    "once its timeout_s is over; end it, and what it asks for is paid for and lost"
                 )
             await asyncio.sleep(0.05)
 

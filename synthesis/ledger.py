@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -25,7 +25,7 @@ from typing import Any, Self, TypeVar
 from weakref import WeakValueDictionary
 
 from judging.errors import ConfigurationError, DataError, InfrastructureError
-from synthesis.records import Answer, Attempt, Outcome, State, Usage
+from synthesis.records import Answer, Attempt, Outcome, Spending, State, Undecided, Usage
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -70,32 +70,6 @@ _UNDECIDED = (
     "FROM requests WHERE text IS NOT NULL AND key NOT IN "
     "(SELECT json_extract(value, '$.key') FROM outcomes, json_each(outcomes.attempts))"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Undecided:
-    """An answer of which no pair's outcome knows."""
-
-    teacher: str
-    model: str
-    text: str
-    is_from_cache: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Spending:
-    """Of one teacher, without what came from the cache."""
-
-    teacher: str
-    model: str
-    answers: int
-    tries: int
-    input_tokens: int
-    output_tokens: int
-    cost_nusd: int
-    estimated: int  # answers of which the service did not say the tokens
-    from_cache: int
-    in_doubt: int  # tries of which nobody knows what became
 
 
 class Ledger:
@@ -252,17 +226,26 @@ class Ledger:
         return reopened
 
     def decide_by(self, settings: str) -> int:
-        """Takes back the outcomes that were decided by settings of another hash; how many. Answers
-        stay."""
-        if list(self._read("SELECT settings FROM decided_by")) == [(settings,)]:
+        """Takes back the outcomes that were decided by settings of another hash; how many.
+
+        Answers stay. Raises ConfigurationError while batches are open that were asked by these.
+        """
+        before = list(self._read("SELECT settings FROM decided_by"))
+        if before == [(settings,)]:
             return 0
-        forgotten, *_ = self._change(
-            "DELETE FROM outcomes",
+        if before and list(self._read("SELECT id FROM batches WHERE is_open")):
+            raise ConfigurationError(
+                f"{self.path}: batches that were asked with other settings are not answered yet, "
+                "and would be paid for in vain: set these settings back until the batches have "
+                "ended, or begin another run"
+            )
+        changed = self._change(
+            f"DELETE FROM outcomes WHERE {len(before)}",
             "DELETE FROM decided_by",
             "INSERT INTO decided_by VALUES (:settings)",
             settings=settings,
         )
-        return forgotten
+        return changed[0]
 
     def _change(self, *statements: str, **values: str) -> list[int]:
         """How many rows each has changed."""
@@ -294,6 +277,11 @@ class Ledger:
         statement = f"SELECT COUNT(*), COALESCE(SUM(is_from_cache), 0) {_UNDECIDED}"
         ((count, from_cache),) = self._read(statement)
         return count - from_cache, from_cache
+
+    def model_of(self, key: str) -> str:
+        """Of a request that was sent."""
+        (row,) = self._read("SELECT model FROM requests WHERE key = ?", (key,))
+        return row[0]
 
     def text_of(self, key: str) -> str:
         """Of a request that was answered."""

@@ -89,9 +89,7 @@ class Synthesis:
         return max(1, round(sum(asked) / orders) + 1)
 
     async def _work(self, left: Iterator[PreferencePair]) -> None:
-        for pair in left:
-            if self.spent is not None:
-                return
+        for pair in left:  # once it is spent too: it may be answered, here or in the cache
             self.between()
             try:
                 await self._settle(pair)

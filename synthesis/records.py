@@ -90,6 +90,32 @@ class Outcome:
     attempts: tuple[Attempt, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """An answer of which no pair's outcome knows."""
+
+    teacher: str
+    model: str
+    text: str
+    is_from_cache: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    """Of one teacher, without what came from the cache."""
+
+    teacher: str
+    model: str
+    answers: int
+    tries: int
+    input_tokens: int
+    output_tokens: int
+    cost_nusd: int
+    estimated: int  # answers of which the service did not say the tokens
+    from_cache: int
+    in_doubt: int  # tries of which nobody knows what became
+
+
 def request_key(
     uses: str,
     model: str | None,

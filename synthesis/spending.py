@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any
 
 from synthesis.budget import price_of
-from synthesis.ledger import NUSD, Spending
+from synthesis.ledger import NUSD
+from synthesis.records import Spending
 from synthesis.settings import Price
 
 _COLUMNS = {

@@ -23,7 +23,9 @@ def evaluation(phase: EvaluatedPhase, step: int, accuracy: float, **changes) -> 
     )
     phases = {"base": 0, "distill": 2, "reinforce": 4}  # as in the quickstart
     index = changes.pop("made_in", phases[phase])
-    return Evaluation(phase, step, replace(result, **changes), index)
+    trained_in = changes.pop("trained_in", None)
+    result = replace(result, **changes)
+    return Evaluation(phase, step, result, index, trained_in=trained_in)
 
 
 def trace_record(number: int = 0, text: str = "<answer>[[A]]</answer>", **changes) -> TraceRecord:

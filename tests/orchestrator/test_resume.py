@@ -196,6 +196,33 @@ def test_of_many_differences_some_are_shown_and_the_run_is_named():
     assert shown[-1] == f"  and {changed - 20} more"
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "is_allowed"),
+    [
+        ({"a.1": 1}, {"a.1": 1, "b": 2}, True),
+        ({"a.1": 1}, {"a.1": 2}, False),
+        ({"a.1": 1}, {}, False),
+        ({"a.1": 1}, None, False),
+        (None, {"a.1": 1}, False),
+    ],
+)
+def test_prices_may_only_be_added_to_others(before, after, is_allowed):
+    def tree(prices):
+        made = config_tree(load_config(SELF_DISTILLATION, ["run.id=one"]))
+        priced = prices and {
+            model: {"input_usd_per_million": usd, "output_usd_per_million": usd}
+            for model, usd in prices.items()
+        }
+        made["phases"][4]["synthesize"]["prices"] = made["synthesize"]["prices"] = priced
+        return made
+
+    if is_allowed:
+        check_unchanged(tree(before), tree(after))
+        return
+    with pytest.raises(ConfigurationError, match=r"phases\.4\.synthesize\.prices"):
+        check_unchanged(tree(before), tree(after))
+
+
 def test_a_synthesis_may_be_given_other_settings_until_it_has_ended():
     def tree(tokens):
         own = f"{{uses: policy, max_new_tokens: {tokens}}}"

@@ -279,8 +279,12 @@ def test_another_node_has_what_it_needs(runs, monkeypatch, tmp_path):
     (model / "config.json").write_text("{}")
     (model / "model.safetensors").write_text("weights")
     assert run.share_model(model) == f"{runs}/run-1/model"
-    kept = ("open/a.safetensors", "teacher/0/a.safetensors")
-    for text in (*kept, "traces/0-distill/step-000001.jsonl"):
+    kept = (
+        *("open/a.safetensors", "teacher/0/a.safetensors"),
+        *("synthesis/0/summary.json", "synthesis/0/dataset/traces.jsonl"),
+    )
+    left = ("traces/0-distill/step-000001.jsonl", "synthesis/0/rejected.jsonl")
+    for text in (*kept, *left):
         (run.path / text).parent.mkdir(parents=True, exist_ok=True)
         (run.path / text).write_text("{}\n")
     (run.path / "traces/0-distill/step-000002.jsonl").write_text("{}\n")

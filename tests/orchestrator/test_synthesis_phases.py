@@ -104,7 +104,7 @@ async def test_paid_answers_of_a_teacher_that_is_asked_otherwise_now_are_left(tm
     path.write_text(json.dumps({"teacher": "strong", "key": "key", "body": "{}"}) + "\n")
     told = []
     for askers in ({}, {"strong": SimpleNamespace(service="of batches")}):
-        await _take_up(tmp_path, askers, told.append)
+        await _take_up(tmp_path, askers, None, None, told.append)
     assert path.exists()
     assert (
         told == [f"{path}: answers of strong, which no pass asks so now: left until one does"] * 2

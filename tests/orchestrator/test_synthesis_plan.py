@@ -11,6 +11,7 @@ from orchestrator.facts import Facts, Machine, ModelFacts, Parts
 from orchestrator.memory import GIB
 from orchestrator.plan import make_plan, render_plan
 from orchestrator.preflight import check_inputs, find_obstacles
+from orchestrator.synthesis_plan import of_engine_teacher
 
 CPU = Machine(cpus=2, memory_bytes=16 * GIB, gpus=0, gpu_memory_bytes=None, is_cluster=False)
 FACTS = Facts(
@@ -107,6 +108,16 @@ def test_a_teacher_with_too_few_positions_is_refused(make, key, tmp_path):
     (folder / "config.json").write_text(json.dumps({"max_position_embeddings": 100}))
     with pytest.raises(ConfigurationError, match=f"^{key}: .* has 100 positions, and a prompt"):
         check_inputs(make(str(folder), tmp_path), FACTS)
+
+
+def test_a_model_of_its_own_has_room_for_its_own_answers(tmp_path):
+    config = asking_engines("some/model", tmp_path)
+    (teacher,) = config.synthesize.teachers.values()
+    for context, expected in ((None, 4096 + 8192), (9000, 4096 + 8192), (32768, 32768)):
+        model = config.model.model_copy(update={"context_tokens": context})
+        own = of_engine_teacher(config.model_copy(update={"model": model}), teacher)
+        assert own.context_tokens == expected
+        assert own.model.path == "some/model"
 
 
 def test_policy_is_the_name_of_no_model(tmp_path):

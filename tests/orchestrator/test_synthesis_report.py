@@ -9,8 +9,7 @@ from rich.console import Console
 from judging.display import printable
 from orchestrator.metrics import METRICS, metric
 from orchestrator.synthesis_report import SUMMARY, synthesis_charts, synthesis_tables
-from synthesis.ledger import Spending
-from synthesis.records import Attempt, Outcome
+from synthesis.records import Attempt, Outcome, Spending
 from synthesis.settings import Price
 from synthesis.spending import spending_tree
 from synthesis.tally import Tally

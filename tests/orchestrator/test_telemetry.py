@@ -325,6 +325,19 @@ def test_final_table_shows_what_each_phase_gained(run, clock):
     assert "+0.020" in rows[3]
 
 
+def test_final_table_tells_one_distillation_from_the_next(run, clock):
+    told, shown = telemetry(run, clock)
+    told.final_table(
+        [
+            evaluation("distill", 20, 0.5, made_in=0, trained_in=0),
+            evaluation("distill", 30, 0.6, made_in=1, trained_in=0),
+            evaluation("distill", 60, 0.7, made_in=4, trained_in=3),
+        ]
+    )
+    rows = [line for line in shown().splitlines() if line.startswith("│")]
+    assert [row.split("│")[2].strip() for row in rows] == ["30", "60"]
+
+
 def test_samples_are_few_now_and_then_and_of_different_prompts(run, clock):
     told, shown = telemetry(run, clock, samples=2, samples_every_steps=5)
     records = [trace_record(n // 2, text=f"text {n}", sample=n % 2) for n in range(8)]

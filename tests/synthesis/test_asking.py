@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 from synthesis_samples import (
+    PRICE,
     Clock,
     FakeService,
     make_asker,
@@ -94,7 +95,8 @@ async def test_what_came_for_a_driver_that_died_is_in_the_cache_too(tmp_path, cl
         Ledger(tmp_path / "cache.sqlite", is_shared=True) as cache,
         Ledger(tmp_path / "one.sqlite") as one,
     ):
-        await clock.run(make_asker(always(), one, clock, cache=cache).take_up("k", sample_answer()))
+        asker = make_asker(always(), one, clock, cache=cache)
+        await clock.run(asker.take_up("k", sample_answer(), "m", PRICE))
         assert await cache.find("k") == await one.find("k") == sample_answer()
 
 
@@ -201,8 +203,9 @@ async def test_what_came_for_a_driver_that_died_is_paid_for_once(ledger, clock):
     service = always(sample_answer("asked anew"))
     asker = make_asker(service, ledger, clock, budget=budget)
     await ledger.begin("key", "strong", "m")  # by the driver that died
+    left = sample_answer("left for the next one")
     for _ in range(2):
-        await clock.run(asker.take_up("key", sample_answer("left for the next one")))
+        await clock.run(asker.take_up("key", left, "m", PRICE))
     assert (await clock.run(asker.ask(sample_request()))).text == "left for the next one"
     assert service.asked == []
     assert budget.spent_nusd == spent(ledger).cost_nusd == 330_000

@@ -39,6 +39,11 @@ async def test_other_settings_take_outcomes_back_and_leave_what_was_paid_for(pat
         await ledger.decide(sample_outcome("a"))
         assert ledger.decide_by("these") == 0
         assert ledger.decided() == {"a"}
+        await ledger.keep_batch("b", "strong", {"keys": ["k"]}, instead_of=None)
+        with pytest.raises(ConfigurationError, match="batches that were asked with other settings"):
+            ledger.decide_by("others")
+        assert ledger.decide_by("these") == 0
+        await ledger.end_batch("b")
     with Ledger(path) as ledger:
         assert ledger.decide_by("others") == 1
         assert ledger.decided() == set()
@@ -46,6 +51,14 @@ async def test_other_settings_take_outcomes_back_and_leave_what_was_paid_for(pat
         await ledger.decide(sample_outcome("a"))
         assert ledger.decide_by("others") == 0
         assert ledger.decided() == {"a"}
+
+
+async def test_outcomes_of_before_settings_were_written_down_stay(path):
+    with Ledger(path) as ledger:
+        await ledger.decide(sample_outcome("a"))
+        assert ledger.decide_by("these") == 0
+        assert ledger.decided() == {"a"}
+        assert ledger.decide_by("others") == 1
 
 
 async def answered(ledger, key, answer=None, cost_nusd=0, is_from_cache=False):

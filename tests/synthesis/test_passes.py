@@ -279,6 +279,21 @@ async def test_an_outage_costs_no_pair_when_the_phase_is_begun_anew(ledger, cloc
     assert ledger.reopen_unanswered() == 0
 
 
+async def test_what_is_answered_is_decided_though_the_money_is_spent(ledger, clock):
+    service = says(lambda request, gold: judgment(gold))
+    await clock.run(synthesis(ledger, clock, {"strong": service}, ONE).run(PAIRS))
+    ledger.decide_by("other checks")  # all is to be decided anew
+    ledger.decide_by("again other ones")
+    assert states(ledger) == {}
+    sent = Budget(None, len(PAIRS), spent_nusd=0, requests=len(PAIRS))
+    new = sample_pair(100)
+    work = synthesis(ledger, clock, {"strong": service}, ONE, budget=sent)
+    await clock.run(work.run([new, *PAIRS]))
+    assert work.spent is not None
+    assert states(ledger) == {new.uid: "unasked", **{pair.uid: "kept" for pair in PAIRS}}
+    assert len(service.asked) == len(PAIRS)
+
+
 async def test_what_a_teacher_refused_stays_decided(ledger, clock):
     service = says(lambda request, gold: RequestFailed('status 400: "is_unanswered": true'))
     await clock.run(synthesis(ledger, clock, {"strong": service}, ONE).run(PAIRS))
