@@ -196,7 +196,8 @@ async def test_what_a_driver_that_died_was_asking_is_taken_up_by_the_next_and_pa
             assert {entry["teacher"] for entry in entries} == {"strong"}
             assert {entry["key"] for entry in entries} >= {f"{number}" for number in range(5)}
             for entry in entries:
-                await asker.take_up(entry["key"], service.read(entry["body"]))
+                model = ledger.model_of(entry["key"])
+                await asker.take_up(entry["key"], service.read(entry["body"]), model, PRICE)
             path.unlink()
             for key in ("early", *map(str, range(5))):
                 assert (await asker.ask(request(key))).text == NOTHING
@@ -355,6 +356,6 @@ def test_the_proxy_is_the_environments(monkeypatch, variables, expected):
 async def test_the_wait_for_others_has_an_end(tmp_path):
     with (tmp_path / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
-        with pytest.raises(InfrastructureError, match="end it, and go on with --resume"):
+        with pytest.raises(InfrastructureError, match="go on with --resume when it has ended"):
             await wait_for_others(tmp_path, 0.2, lambda text: None)
     await wait_for_others(tmp_path, 0.2, lambda text: None)
