@@ -240,7 +240,7 @@ class Ledger:
                 "ended, or begin another run"
             )
         changed = self._change(
-            f"DELETE FROM outcomes WHERE {len(before)}",
+            f"DELETE FROM outcomes WHERE {bool(before)}",  # not those of whom it was not written
             "DELETE FROM decided_by",
             "INSERT INTO decided_by VALUES (:settings)",
             settings=settings,
