@@ -63,8 +63,8 @@ def _table(*names: str) -> Table:
 
 def synthesized(run_path: Path) -> dict[int, Path]:
     """The summaries of the phases of synthesis that have ended, by phase."""
-    found = sorted(run_path.glob(f"synthesis/*/{SUMMARY}"))
-    return {int(path.parent.name): path for path in found}
+    found = {path.parent.name: path for path in run_path.glob(f"synthesis/*/{SUMMARY}")}
+    return {int(name): found[name] for name in sorted(found) if name.isdecimal()}
 
 
 def synthesis_charts(run_path: Path) -> Iterator[Chart]:

@@ -8,7 +8,12 @@ from rich.console import Console
 
 from judging.display import printable
 from orchestrator.metrics import METRICS, metric
-from orchestrator.synthesis_report import SUMMARY, synthesis_charts, synthesis_tables
+from orchestrator.synthesis_report import (
+    SUMMARY,
+    synthesis_charts,
+    synthesis_tables,
+    synthesized,
+)
 from synthesis.records import Attempt, Outcome, Spending
 from synthesis.settings import Price
 from synthesis.spending import spending_tree
@@ -93,3 +98,11 @@ def test_each_phase_that_has_ended_has_a_chart(tmp_path):
     charts = list(synthesis_charts(tmp_path))
     assert [chart.title for chart in charts] == ["Synthesized traces (phase 1)"]
     assert "wrong_verdict 2, quotes 2" in charts[0].caption
+
+
+def test_a_folder_that_is_no_phase_is_left_alone(tmp_path):
+    for name in ("0", "0-before", "old"):
+        (tmp_path / "synthesis" / name).mkdir(parents=True)
+        (tmp_path / "synthesis" / name / SUMMARY).write_text("{}")
+    assert set(synthesized(tmp_path)) == {0}
+    assert list(synthesis_charts(tmp_path)) == []  # of a summary without what is shown
